@@ -29,7 +29,7 @@ def forward(config: dict, weights: Mapping[str, Tensor], ids: list[int], *, laye
 
 
 def decoder_layer(config: dict, weights: Mapping[str, Tensor], layer: int, x: Tensor) -> Tensor:
-    """One post-norm layer, (length, hidden) in and out: h = norm(x); x = alpha h + beta f(h), attention then experts."""
+    """One post-norm layer, (length, hidden) in and out: h = norm(x); x = alpha h + beta f(h), attention, experts."""
     prefix, eps = f"model.layers.{layer}.", config.get("rms_norm_eps", 1e-5)
     softmax = config["attn_type_list"][layer] == 1
     kind, attention = ("full", softmax_attention) if softmax else ("linear", lightning_attention)
