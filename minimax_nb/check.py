@@ -1,0 +1,265 @@
+"""Does stock Transformers compute a converted folder right? Asked of the folder itself, on the reader's own machine.
+
+Each check is a function that returns what it saw, or raises: _Skipped where it cannot tell, any ValueError where the
+folder is wrong. The last one runs the first layers in stock Transformers and in `reference.forward`, which shares no
+code with it. Nothing is written, and weights are read a tensor at a time except for the layers that are run.
+
+    for name, ok, detail in check("MiniMax-Text-01-patched", against="MiniMax-Text-01"):
+        print(name, ok, detail)         # ok is True, False, or None for a check that was skipped
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from .checkpoint import permute, unpermute
+from .config import FACTORS, MARKER, SIZES, ConfigError, patch_config, restore_config, verify_frequencies
+from .folder import (
+    INDEX,
+    CheckpointError,
+    Header,
+    TensorInfo,
+    check_tensors,
+    expected_shapes,
+    merge,
+    qk_names,
+    read_bytes,
+    read_config,
+    read_headers,
+    read_json,
+    value_count,
+)
+
+BOUND = 1e-5  # relative error of the logits; float32 alone gives about 1e-6, a wrong rotation above 1e-1
+TOKENS = 32
+
+
+class Result(NamedTuple):
+    name: str
+    ok: bool | None  # None: skipped
+    detail: str
+
+
+class _Skipped(Exception):
+    pass
+
+
+def check(dst: str | Path, *, against: str | Path | None = None, layers: int | None = None) -> list[Result]:
+    """Check a converted folder, beside its source `against` if given, and its first `layers` (at most 8 by default).
+
+    Problems of the folder are results; CheckpointError is raised only for what cannot be checked at all: a `dst` or
+    `against` that is no checkpoint folder, or `layers` out of range.
+    """
+    dst = Path(dst)
+    config = read_config(dst)
+    depth = config.get("num_hidden_layers")
+    if layers is not None and isinstance(depth, int) and not 1 <= layers <= depth:
+        raise CheckpointError(f"layers is {layers}, but {dst} has {depth} layers: give 1 to {depth}")
+    source = _Source.open(Path(against)) if against is not None else None
+
+    results = [_result("marker", _check_marker, config)]
+    if not results[-1].ok:
+        return results
+    if source:
+        results.append(_result("source", _check_source, config, source))
+        if not results[-1].ok:
+            return results
+    results.append(_result("frequencies", _check_frequencies, config))
+    results.append(_result("files", _check_files, dst, config))
+    if results[-1].ok:
+        headers = read_headers(dst)
+        results.append(_result("load order", _check_load_order, dst, headers))
+        results.append(_result("q/k rows", _check_rows, config, headers, source))
+        results.append(_result("logits", _check_logits, dst, config, merge(headers), source, layers))
+    return results
+
+
+def _result(name: str, function: Callable[..., str], *arguments) -> Result:
+    try:
+        return Result(name, True, function(*arguments))
+    except _Skipped as reason:
+        return Result(name, None, f"skipped: {reason}")
+    except ValueError as error:
+        return Result(name, False, str(error))
+
+
+class _Source(NamedTuple):
+    """The original folder, its config made whole, its tensors."""
+
+    config: dict
+    tensors: Header
+
+    @classmethod
+    def open(cls, folder: Path) -> "_Source":
+        try:
+            native = patch_config(read_config(folder))
+        except ConfigError as error:
+            raise ConfigError(f"{folder / 'config.json'}: {error}") from None
+        tensors = merge(read_headers(folder), unique=True)
+        check_tensors(native, tensors)
+        return cls(restore_config(native), tensors)
+
+
+def _check_marker(config: dict) -> str:
+    marker = config.get(MARKER)
+    if not isinstance(marker, dict) or marker.get("qk_rows") != "permuted":
+        raise CheckpointError(f"config.json has no {MARKER} marker: not a converted folder, run minimax-nb patch first")
+    if marker.get("version") != 1:
+        raise CheckpointError(f"the marker has version {marker.get('version')!r}, this package knows 1: update it")
+    try:
+        patch_config(restore_config(config))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"config.json was changed after the conversion ({error!r}): convert again") from None
+    return f"rows permuted, rotary_dim {marker['rotary_dim']} of head_dim {config['head_dim']}"
+
+
+def _check_source(config: dict, source: "_Source") -> str:
+    restored = restore_config(config)
+    for key in (*SIZES, "head_dim", "attn_type_list", *FACTORS, "rope_theta", "rotary_dim"):
+        if restored[key] != source.config[key]:
+            raise CheckpointError(f"{key} is {restored[key]} here and {source.config[key]} there: not its source")
+    return "the config says the same of the model"
+
+
+def _check_frequencies(config: dict) -> str:
+    worst = verify_frequencies(config)
+    return f"Transformers rotates {config[MARKER]['rotary_dim'] // 2} pairs as wanted, within {worst:.0e}"
+
+
+def _check_files(dst: Path, config: dict) -> str:
+    headers = read_headers(dst)  # names dangling links
+    check_tensors(config, merge(headers))
+    if any(dst.glob("*.py")) or "auto_map" in config:
+        raise CheckpointError(
+            f"{dst} carries remote code (*.py or auto_map), which stock Transformers would ask to run"
+        )
+    return f"{len(headers)} weight files, {len(merge(headers))} tensors of the right shapes"
+
+
+def _check_load_order(dst: Path, headers: dict[Path, Header]) -> str:
+    if not (dst / INDEX).is_file():
+        return "one file"
+    loaded = merge(headers)
+    for name, file in read_json(dst / INDEX)["weight_map"].items():
+        if loaded[name].file.name != file:
+            raise CheckpointError(f"Transformers takes {name} from {loaded[name].file.name}, not {file}: convert again")
+    return "the last file to hold a tensor is the one in the index"
+
+
+def _check_rows(config: dict, headers: dict[Path, Header], source: _Source | None) -> str:
+    """Compare bytes with SRC, or with the original rows that a linked shard still holds."""
+    loaded = merge(headers)
+    first = source.tensors if source else merge(dict(reversed(headers.items())))
+    names = qk_names(config)
+    if not source and any(first[name].file == loaded[name].file for name in names):
+        raise _Skipped("no original rows to compare with, give --against SRC")
+    rotary_dim = config[MARKER]["rotary_dim"]
+    for name in names:
+        if (first[name].dtype, first[name].shape) != (loaded[name].dtype, loaded[name].shape):
+            raise CheckpointError(f"{name} has another dtype or shape than in {first[name].file}")
+        if (permute(_rows(first[name]), config["head_dim"], rotary_dim) != _rows(loaded[name])).any():
+            raise CheckpointError(f"{name} is not the permuted {name} of {first[name].file}: convert again")
+    return f"{len(names)} tensors hold the original rows in stock's order"
+
+
+def _check_logits(dst: Path, config: dict, tensors: Header, source: _Source | None, layers: int | None) -> str:
+    depth = config["num_hidden_layers"]
+    layers = min(depth, 8) if layers is None else layers
+    _require_memory(config, layers)
+    import torch
+
+    from . import reference
+
+    ids = torch.randint(config["vocab_size"], (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    weights = Weights(source.tensors) if source else Weights(tensors, unpermute_for=config)
+    want = reference.forward(
+        source.config if source else restore_config(config), weights, ids[0].tolist(), layers=layers
+    )
+    with torch.no_grad():
+        got = first_layers(dst, layers)(ids, use_cache=False).logits[0].double()
+    error = ((got - want).norm() / want.norm()).item()
+    what = f"relative error {error:.1e} over {layers} of {depth} layers, bound {BOUND:.0e}"
+    if not error <= BOUND:
+        raise CheckpointError(f"stock Transformers is off: {what}")
+    softmax = config["layer_types"][:layers].count("full_attention")
+    return f"{what}, {softmax} of them softmax"
+
+
+def first_layers(dst: Path, layers: int):
+    """Stock's model of the first `layers` in float32, with the decay of the whole depth."""
+    import torch
+    from transformers import MiniMaxConfig, MiniMaxForCausalLM
+    from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention
+
+    config = MiniMaxConfig.from_pretrained(dst)
+    depth, config.num_hidden_layers = config.num_hidden_layers, layers
+    config.layer_types = config.layer_types[:layers]
+    with _quiet_transformers():
+        model = MiniMaxForCausalLM.from_pretrained(dst, config=config, dtype=torch.float32).eval()
+    for module in model.modules():
+        if isinstance(module, MiniMaxLightningAttention):
+            module.num_hidden_layers = depth
+            module.slope_rate = module.get_slope_rate()
+            module.query_decay, module.key_decay, module.diagonal_decay = module.decay_factors(module.slope_rate)
+    return model
+
+
+class Weights(Mapping):
+    """Tensors by original name, each read from disk when asked for; `unpermute_for` a converted config's own rows."""
+
+    def __init__(self, tensors: Header, *, unpermute_for: dict | None = None):
+        self.tensors, self.config = tensors, unpermute_for
+        self.permuted = set(qk_names(unpermute_for)) if unpermute_for else set()
+
+    def __getitem__(self, name: str):
+        from safetensors import safe_open
+
+        if name == "lm_head.weight" and name not in self.tensors:
+            name = "model.embed_tokens.weight"  # tied
+        with safe_open(self.tensors[name].file, "pt") as file:
+            tensor = file.get_tensor(name)
+        if name in self.permuted:
+            return unpermute(tensor, self.config["head_dim"], self.config[MARKER]["rotary_dim"])
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def _require_memory(config: dict, layers: int) -> None:
+    """The float32 model, and twice the largest tensor in the yardstick's float64."""
+    import psutil
+
+    shapes = expected_shapes(config | {"layer_types": config["layer_types"][:layers]}).values()
+    needed = 4 * value_count(shapes) + 16 * max(value_count([shape]) for shape in shapes)
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise _Skipped(
+            f"{layers} layers need about {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free; --layers"
+        )
+
+
+def _rows(info: TensorInfo):
+    import numpy as np
+
+    return np.frombuffer(read_bytes(info), np.uint8).reshape(info.shape[0], -1)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar, and no report of decay buffers that the original never stored and the model rebuilds."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

@@ -1,0 +1,100 @@
+"""The command `minimax-nb`. A mistake of the user is one line on stderr and exit code 2; a failed check is exit code 1.
+
+Commands import what they need when they run, so that --help answers at once. To add one, write a function under
+`@app.command()`; raise ConfigError or CheckpointError for what the user can mend, `typer.Exit(1)` for a bad result.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .config import ConfigError
+from .folder import CheckpointError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="MiniMax-Text-01 on Hugging Face Transformers.")
+UsageError = typer.BadParameter.__bases__[0]  # typer keeps a click of its own and does not export this one
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line and return its exit code: 0 done, 1 check failed, 2 mistake of the user, 130 interrupted."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    log = logging.getLogger("minimax_nb")
+    level, propagate = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        code = app(arguments, standalone_mode=False) or 0
+        return _refuse("interrupted", code) if code == 130 else code
+    except UsageError as error:
+        return _refuse(f"{(error.format_message() or 'no command given').rstrip('.')}: see minimax-nb --help")
+    except (ConfigError, CheckpointError, OSError) as error:
+        return _refuse(str(error))
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps typer from turning a single command into the whole program."""
+
+
+@app.command()
+def patch(
+    src: Annotated[Path, typer.Argument(help="The original folder; it is only read.")],
+    dst: Annotated[Path, typer.Argument(help="The converted folder to write.")],
+    copy: Annotated[bool, typer.Option("--copy", help="Copy all weights instead of linking them.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+) -> None:
+    """Write a folder that stock Transformers computes right."""
+    from .checkpoint import describe, is_finished, patch_checkpoint, plan_conversion
+
+    if dry_run:
+        plan = plan_conversion(src, dst, link=not copy)
+        if not is_finished(plan):
+            typer.echo("\n".join(describe(plan)))
+        return
+    typer.echo(patch_checkpoint(src, dst, link=not copy))
+
+
+@app.command()
+def check(
+    dst: Annotated[Path, typer.Argument(help="A converted folder.")],
+    against: Annotated[Path | None, typer.Option(help="The original folder, to compare with.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers to compute; 8 at most if not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check that stock Transformers computes a converted folder right."""
+    from .check import check as run_checks
+
+    results = run_checks(dst, against=against, layers=layers)
+    ok = all(result.ok is not False for result in results)
+    if as_json:
+        typer.echo(json.dumps({"ok": ok, "results": [result._asdict() for result in results]}, indent=2))
+    else:
+        words = {True: "ok", False: "FAILED", None: "-"}
+        for name, passed, detail in results:
+            typer.echo(f"{words[passed]:8}{name:13}{detail}")
+    if not ok:
+        raise typer.Exit(1)
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return " ".join(record.getMessage().split())
+
+
+def _refuse(message: str, code: int = 2) -> int:
+    print("minimax-nb:", " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

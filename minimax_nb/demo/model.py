@@ -1,0 +1,185 @@
+"""The demo model: its config, and a forward pass fast enough to train it with.
+
+The weights live in Transformers' own MiniMaxForCausalLM under a converted config, where stock computes what MiniMax's
+code computes (tests hold both to the float64 yardstick). Stock's loops over blocks and experts are slow to train
+through, so `forward` computes the same from the same parameters in batched form: no cache, no padding on the left.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import patch_config
+
+BLOCK = 128  # tokens per block of lightning attention; lengths are padded up to a multiple
+
+
+def demo_config(vocab_size: int, **changes) -> dict:
+    """The original-format config.json of the demo model: one hybrid period, as MiniMax-Text-01 but for the sizes.
+
+    rope_theta is 1e4, not 1e7: the real base is chosen for a million tokens, this one for a thousand.
+    """
+    layers = changes.get("num_hidden_layers", 8)
+    alpha = (2 * layers) ** 0.25  # arXiv 2501.08313, section 2.2: DeepNorm's alpha
+    config = {
+        "architectures": ["MiniMaxText01ForCausalLM"],
+        "attention_dropout": 0.0,
+        "attn_type_list": [1 if layer % 8 == 7 else 0 for layer in range(layers)],
+        "auto_map": {
+            "AutoConfig": "configuration_minimax_text_01.MiniMaxText01Config",
+            "AutoModelForCausalLM": "modeling_minimax_text_01.MiniMaxText01ForCausalLM",
+        },
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "head_dim": 32,
+        "hidden_act": "silu",
+        "hidden_size": 128,
+        "initializer_range": 0.02,
+        "intermediate_size": 176,
+        "layernorm_full_attention_alpha": alpha,
+        "layernorm_full_attention_beta": 1.0,
+        "layernorm_linear_attention_alpha": alpha,
+        "layernorm_linear_attention_beta": 1.0,
+        "layernorm_mlp_alpha": alpha,
+        "layernorm_mlp_beta": 1.0,
+        "max_position_embeddings": 8192,
+        "model_type": "minimax_text_01",
+        "num_attention_heads": 8,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": 2,
+        "num_local_experts": 4,
+        "output_router_logits": False,
+        "postnorm": True,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 10000,
+        "rotary_dim": 16,
+        "router_aux_loss_coef": 0.001,
+        "router_jitter_noise": 0.0,
+        "shared_intermediate_size": 0,
+        "shared_moe_mode": "sigmoid",
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+        "transformers_version": "4.45.2",
+        "use_cache": True,
+        "vocab_size": vocab_size,
+    }
+    return config | changes
+
+
+def new_model(config: dict, seed: int = 0):
+    """A freshly initialised native model (fp32, CPU) for an original config."""
+    from transformers import MiniMaxConfig, MiniMaxForCausalLM
+
+    torch.manual_seed(seed)
+    return MiniMaxForCausalLM(MiniMaxConfig(**patch_config(config)))
+
+
+def forward(model, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """ids (batch, length) -> logits (batch, length, vocab_size) and the experts' balance loss, a scalar.
+
+    Rows may be padded on the right: every token sees only those before it.
+    """
+    length = ids.shape[1]
+    x = model.model.embed_tokens(F.pad(ids, (0, -length % BLOCK)))
+    angle = torch.arange(x.shape[1], device=x.device)[:, None] * model.model.rotary_emb.inv_freq.float()
+    rotation = angle.cos(), angle.sin()
+    balance = x.new_zeros(())
+    for layer in model.model.layers:
+        h = layer.input_layernorm(x)
+        lightning = layer.block_type == "linear_attention"
+        mixed = (
+            lightning_attention(layer.self_attn, h) if lightning else softmax_attention(layer.self_attn, h, rotation)
+        )
+        h = layer.post_attention_layernorm(layer.attn_alpha_factor * h + layer.attn_beta_factor * mixed)
+        mixed, uneven = mixture_of_experts(layer.mlp, h)
+        x = layer.mlp_alpha_factor * h + layer.mlp_beta_factor * mixed
+        balance = balance + uneven
+    return model.lm_head(model.model.norm(x))[:, :length], balance / len(model.model.layers)
+
+
+def lightning_attention(attention, h: Tensor) -> Tensor:
+    """(batch, length, hidden) in and out: blocks within themselves, and one product over the states between them."""
+    batch, length, _ = h.shape
+    heads, width = attention.num_attention_heads, attention.head_dim
+    qkv = F.silu(attention.qkv_proj(h)).view(batch, length // BLOCK, BLOCK, heads, 3 * width)
+    q, k, v = qkv.permute(0, 3, 1, 2, 4).split(width, -1)  # (batch, heads, blocks, BLOCK, width)
+    slope = attention.slope_rate.float().view(heads, 1, 1)
+
+    within = decays(slope, BLOCK)  # (heads, BLOCK, BLOCK)
+    token = torch.arange(1, BLOCK + 1, device=h.device)
+    to_end = torch.exp(-slope * (BLOCK - token)).view(1, heads, 1, BLOCK, 1)
+    from_start = torch.exp(-slope * token).view(1, heads, 1, BLOCK, 1)
+    added = (k * to_end.to(k.dtype)).transpose(-1, -2) @ v  # what each block adds to the state
+    between = F.pad(decays(slope * BLOCK, length // BLOCK), (0, 0, 1, 0))[
+        :, :-1
+    ]  # decay from block m's end to n's start
+    state = torch.einsum("hnm,bhmde->bhnde", between.to(added.dtype), added)
+    out = (q @ k.transpose(-1, -2) * within[:, None].to(q.dtype)) @ v + (q * from_start.to(q.dtype)) @ state
+    out = attention.norm(out.permute(0, 2, 3, 1, 4).reshape(batch, length, heads * width))
+    return attention.out_proj(torch.sigmoid(attention.output_gate(h)) * out)
+
+
+def decays(slope: Tensor, size: int) -> Tensor:
+    """(heads, size, size): exp(-slope (i - j)) at and below the diagonal, 0 above."""
+    steps = torch.arange(size, device=slope.device)
+    apart = (steps[:, None] - steps[None, :]).to(slope.dtype)
+    return torch.exp(-slope * apart.clamp(min=0)) * (apart >= 0)
+
+
+def softmax_attention(attention, h: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """(batch, length, hidden) in and out: causal, grouped KV heads, RoPE as the converted config lays it out."""
+    batch, length, _ = h.shape
+    q, k, v = (
+        projection(h).view(batch, length, -1, attention.head_dim).transpose(1, 2)
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    q, k = rotate(q, *rotation), rotate(k, *rotation)
+    groups = attention.num_key_value_groups
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    out = F.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, is_causal=True)
+    return attention.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def mixture_of_experts(block, h: Tensor) -> tuple[Tensor, Tensor]:
+    """(batch, length, hidden) in and out, and the Switch balance loss (arXiv 2101.03961, equations 4 to 6).
+
+    All experts compute every token and the unchosen are weighted 0: at this size one wide product beats a dispatch.
+    """
+    experts, count = block.experts, block.experts.num_experts
+    scores = F.linear(h, block.gate.weight).float().softmax(-1)
+    top, chosen = scores.topk(block.top_k, -1)
+    weight = torch.zeros_like(scores).scatter(-1, chosen, top / top.sum(-1, keepdim=True))
+    gate, up = F.linear(h, experts.gate_up_proj.flatten(0, 1)).unflatten(-1, (count, -1)).chunk(2, -1)
+    hidden = F.silu(gate) * up * weight.to(gate.dtype)[..., None]
+    out = F.linear(hidden.flatten(-2), experts.down_proj.transpose(0, 1).flatten(1))
+    share = (weight > 0).float().mean((0, 1)) / block.top_k
+    return out, count * (share * scores.mean((0, 1))).sum()
+
+
+@torch.inference_mode()
+def greedy(
+    model, prompts: list[list[int]], eos: int, max_new_tokens: int = 160, batch_size: int = 128
+) -> list[list[int]]:
+    """Greedy replies to rows of token ids, each recomputed from its first token: slow, but there is no cache to trust."""
+    order, replies = sorted(range(len(prompts)), key=lambda i: len(prompts[i])), [[] for _ in prompts]
+    for start in range(0, len(order), batch_size):
+        rows = {i: list(prompts[i]) for i in order[start : start + batch_size]}
+        for _ in range(max_new_tokens):
+            longest = -(-max(map(len, rows.values())) // BLOCK) * BLOCK
+            ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows.values()], device=model.device)
+            ends = torch.tensor([len(row) - 1 for row in rows.values()], device=model.device)
+            best = forward(model, ids)[0][torch.arange(len(ids), device=model.device), ends].argmax(-1).tolist()
+            for i, token in zip(list(rows), best, strict=True):
+                rows[i].append(token)
+                replies[i].append(token)
+                if token == eos:
+                    del rows[i]
+            if not rows:
+                break
+    return replies

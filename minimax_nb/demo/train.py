@@ -1,0 +1,222 @@
+"""Train the demo model from nothing: python -m minimax_nb.demo.train [--quick] [--out FOLDER]
+
+The tokenizer, then the model, then the checkpoint in MiniMax's original format. Batch i is made from (seed, i), so a
+run that was stopped (Ctrl-C saves) goes on where it was when the same command is given again. It runs on a CUDA GPU if
+there is one, else on the CPU; --quick is for the CPU: short conversations, and nothing to recall.
+"""
+
+import json
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from . import corpus, phrases
+from .export import export_checkpoint
+from .model import demo_config, forward, new_model
+from .tokenizer import BOS, EOS, train_tokenizer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A run. `stages` are (steps, tokens a row); every batch has `batch_tokens` tokens."""
+
+    stages: tuple[tuple[int, int], ...] = ((2000, 256), (14000, 1280))
+    batch_tokens: int = 65536
+    learning_rate: float = 3e-3
+    warmup: int = 200
+    cooldown: float = 0.3  # share of the steps over which the rate falls to zero
+    weight_decay: float = 0.1
+    balance: float = 0.01  # weight of the experts' balance loss
+    with_recall: bool = True
+    vocab_size: int = 1536
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return sum(steps for steps, _ in self.stages)
+
+    def row_length(self, step: int) -> int:
+        for steps, length in self.stages:
+            if step < steps:
+                return length
+            step -= steps
+        return self.stages[-1][1]
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, level, linear fall to zero."""
+        falling = (self.steps - step) / max(1, self.cooldown * self.steps)
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup, falling)
+
+
+QUICK = Settings(((1400, 256),), 4096, 3e-3, 50, 0.5, with_recall=False)
+
+
+# ---- rows of tokens ------------------------------------------------------------------------------------------------
+
+
+class Encoder:
+    """Conversations as token ids, piece by piece; a test holds the pieces to the chat template's text."""
+
+    def __init__(self, tokenizer):
+        backend = tokenizer.backend_tokenizer
+        self.encode = lru_cache(200_000)(lambda text: backend.encode(text, add_special_tokens=False).ids)
+
+    def row(self, rng: random.Random, length: int, with_recall: bool) -> tuple[list[int], list[bool]]:
+        """`length` ids and whether each is to be learned (replies and plain text are, questions are not)."""
+        ids: list[int] = []
+        learned: list[bool] = []
+
+        def add(text: str, learn: bool) -> None:
+            piece = self.encode(text)
+            ids.extend(piece)
+            learned.extend([learn] * len(piece))
+
+        if rng.random() < 0.06:
+            add(corpus.plain_text(rng) + EOS, True)
+            add("\n", False)
+        if rng.random() < 0.25:
+            add(f"{BOS}system ai_setting=assistant\n{rng.choice(phrases.SYSTEMS)}{EOS}\n", False)
+        turns = corpus.conversation(rng, with_recall=with_recall)
+        while len(ids) < length:
+            turn = next(turns)
+            add(f"{BOS}user name=user\n", False)
+            add(turn.user, False)
+            add(f"{EOS}\n{BOS}ai name=assistant\n", False)
+            add(turn.reply, True)
+            add(EOS, True)
+            add("\n", False)
+        return ids[:length], learned[:length]
+
+
+class Batches(torch.utils.data.IterableDataset):
+    """Batches from `start` on, each (ids, learned) of shape (rows, length + 1), made by as many workers as there are."""
+
+    def __init__(self, tokenizer, settings: Settings, start: int):
+        self.tokenizer, self.settings, self.start = tokenizer, settings, start
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        torch.set_num_threads(1)
+        worker = torch.utils.data.get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        encoder, s = Encoder(self.tokenizer), self.settings
+        for step in range(self.start + first, s.steps, stride):
+            rng, length = random.Random(f"{s.seed} {step}"), s.row_length(step)
+            rows = [encoder.row(rng, length + 1, s.with_recall) for _ in range(s.batch_tokens // length)]
+            yield torch.tensor([ids for ids, _ in rows]), torch.tensor([learned for _, learned in rows])
+
+
+# ---- training ------------------------------------------------------------------------------------------------------
+
+
+def loss_of(model, ids: Tensor, learned: Tensor, balance: float) -> tuple[Tensor, Tensor]:
+    """(the loss to minimise, the mean cross-entropy of learned tokens in nats)."""
+    logits, uneven = forward(model, ids[:, :-1])
+    each = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+    weight = learned[:, 1:].flatten().float()
+    entropy = (each * weight).sum() / weight.sum()
+    return entropy + balance * uneven, entropy.detach()
+
+
+def make_optimizer(model, settings: Settings, device: str) -> torch.optim.AdamW:
+    """AdamW; norms and embeddings do not decay."""
+    matrices, others = [], []
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.ndim > 1 and "embed" not in name else others).append(parameter)
+    groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=device == "cuda")
+
+
+def train(out: Path, settings: Settings, *, workers: int, stop_after: float | None = None) -> bool:
+    """Train, saving the state to out/state.pt and the curve to out/curve.json. True when all steps are done.
+
+    `stop_after` ends this call after so many seconds, to be resumed by the next.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = True
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(settings.vocab_size, settings.seed)
+    model = new_model(demo_config(len(tokenizer)), settings.seed).to(device)
+    optimizer, step, curve = make_optimizer(model, settings, device), 0, []
+    if (out / "state.pt").exists():
+        step, curve = restore(out, settings, model, optimizer)
+    loss_fn = torch.compile(loss_of, dynamic=False) if device == "cuda" else loss_of
+    batches = torch.utils.data.DataLoader(
+        Batches(tokenizer, settings, step), batch_size=None, num_workers=workers, pin_memory=device == "cuda"
+    )
+    began, entropies = time.monotonic(), []
+    try:
+        with progress() as bar:
+            task = bar.add_task("loss   -  ", total=settings.steps, completed=step)
+            for ids, learned in batches:
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.rate(step)
+                with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+                    ids, learned = ids.to(device, non_blocking=True), learned.to(device, non_blocking=True)
+                    loss, entropy = loss_fn(model, ids, learned, settings.balance)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                step += 1
+                entropies.append(entropy)
+                if step % 50 == 0 or step == settings.steps:
+                    curve.append((step, round(torch.stack(entropies).mean().item(), 4)))
+                    entropies.clear()
+                    bar.update(task, completed=step, description=f"loss {curve[-1][1]:.3f}")
+                    if stop_after and time.monotonic() - began > stop_after:
+                        break
+    finally:
+        save(out, settings, model, optimizer, step, curve)
+    if step < settings.steps:
+        return False
+    export_checkpoint(model, demo_config(len(tokenizer)), tokenizer, out / "checkpoint")
+    return True
+
+
+def progress() -> Progress:
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, TimeRemainingColumn())
+
+
+def save(out: Path, settings: Settings, model, optimizer, step: int, curve: list) -> None:
+    """Write out/state.pt and out/curve.json; a killed write leaves the old state."""
+    state = {"settings": asdict(settings), "step": step, "curve": curve}
+    state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state, out / "state.tmp")
+    (out / "state.tmp").replace(out / "state.pt")
+    (out / "curve.json").write_text(json.dumps({"settings": asdict(settings), "step_and_loss": curve}))
+
+
+def restore(out: Path, settings: Settings, model, optimizer) -> tuple[int, list]:
+    state = torch.load(out / "state.pt", map_location=model.device, weights_only=True)
+    if state["settings"] != asdict(settings):
+        raise SystemExit(f"{out / 'state.pt'} is of a run with other settings: remove it, or give another --out")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["curve"]
+
+
+def main(
+    out: Path = typer.Option(Path("runs/demo"), help="where state, curve and checkpoint go"),
+    quick: bool = typer.Option(False, help="15 minutes on 2 CPU cores: the topics without the recall"),
+    workers: int = typer.Option(None, help="processes that make batches (default: one a core, less one)"),
+) -> None:
+    """Train the demo model; the same command resumes a run that was stopped."""
+    workers = max(1, torch.get_num_threads() - 1) if workers is None else workers
+    try:
+        train(out, QUICK if quick else Settings(), workers=workers)
+    except KeyboardInterrupt:
+        raise SystemExit(f"stopped; the same command goes on from {out / 'state.pt'}") from None
+
+
+if __name__ == "__main__":
+    typer.run(main)

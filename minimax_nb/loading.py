@@ -1,0 +1,145 @@
+"""One call from a converted folder to a model that computes right, and one line that says what was chosen and why.
+
+    model, tokenizer = load("work/demo")
+    # fp32 on CPU (2 threads), sdpa, stock lightning attention; cache repaired: length, mask sizes, ...
+
+It reads local folders only, executes no code of theirs, and takes no original folder: `minimax-nb patch SRC DST` makes
+the converted one. What can go wrong without an error message is tested on every load: the frequencies of the rotation,
+the rows of q_proj and k_proj that arrived in the model, and the cache. It does not quantise.
+"""
+
+import shlex
+from pathlib import Path
+
+from .config import MARKER, ConfigError, verify_frequencies
+from .folder import (
+    INDEX,
+    CheckpointError,
+    Header,
+    byte_size,
+    check_tensors,
+    merge,
+    qk_names,
+    read_config,
+    read_headers,
+    read_json,
+)
+
+TESTED = "5.23.0"  # of Transformers; a test holds it to pyproject.toml
+LIGHTNING = ("auto", "stock")
+REBUILT = r"self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)$"  # in no checkpoint: made from the config
+SMALL = 2 * 10**9  # bytes; loading less takes about a second, without a progress bar
+SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+def load(path, *, attn_implementation=None, dtype=None, device_map="auto", lightning="auto"):
+    """(model, tokenizer) of a converted folder, ready to generate.
+
+    Unless told otherwise: sdpa attention, bf16 on a GPU that has it and fp32 elsewhere, all GPUs or else the CPU.
+    `lightning` is "auto" or "stock". Raises ConfigError for a folder that was not converted or a Transformers that
+    computes something else from it, CheckpointError for one whose files are missing or contradict each other.
+    """
+    if lightning not in LIGHTNING:
+        raise ValueError(f"lightning is {lightning!r}, not one of {', '.join(map(repr, LIGHTNING))}")
+    folder = Path(path).expanduser()
+    config = _converted_config(folder)
+    tensors = merge(read_headers(folder))
+    check_tensors(config, tensors)
+    verify_frequencies(config)
+    dtype, device_map, where = _placement(dtype, device_map)
+    attention = attn_implementation or "sdpa"
+
+    tokenizer = _load_tokenizer(folder)
+    model = _load_model(folder, tensors, attn_implementation=attention, dtype=dtype, device_map=device_map)
+    _compare_rows(model, config, folder, tensors)
+    from .cache import repair_cache
+
+    repaired = ", ".join(repair_cache()) or "nothing, this version needs none"
+    print(f"{where}, {attention}, stock lightning attention; cache repaired: {repaired}{_version_note()}")
+    return model, tokenizer
+
+
+def _converted_config(folder: Path) -> dict:
+    config = read_config(folder)
+    marker = config.get(MARKER)
+    if not isinstance(marker, dict) or marker.get("qk_rows") != "permuted":
+        named = folder if folder.name not in ("", "..") else folder.resolve()
+        command = shlex.join(["minimax-nb", "patch", str(folder), str(named.with_name(named.name + "-converted"))])
+        raise ConfigError(f"{folder} is not converted, stock Transformers would compute it wrong. Run: {command}")
+    return config
+
+
+def _placement(dtype, device_map) -> tuple:
+    """dtype, device_map, and both in words with the reason."""
+    import torch
+
+    gpu = torch.cuda.is_available() and str(device_map) not in ("None", "cpu")
+    place = f"CPU ({torch.get_num_threads()} threads)"
+    if gpu:
+        place = torch.cuda.get_device_name() + (f" x {n}" if (n := torch.cuda.device_count()) > 1 else "")
+    elif device_map == "auto":
+        device_map = "cpu"
+    why = " as asked"
+    if dtype is None:
+        fits = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype, why = ("bfloat16", "") if fits else ("float32", " (it has no bf16)" if gpu else "")
+    name = str(dtype).removeprefix("torch.")
+    return dtype, device_map, f"{SHORT.get(name, name)}{why} on {place}"
+
+
+def _load_tokenizer(folder: Path):
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise CheckpointError(
+            f"{folder} has no tokenizer.json: put the original's beside its weights and convert again"
+        )
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+
+
+def _load_model(folder: Path, tensors: Header, **settings):
+    from transformers import MiniMaxForCausalLM
+    from transformers.utils import logging
+
+    MiniMaxForCausalLM._keys_to_ignore_on_load_missing = [REBUILT]  # Transformers' own list of keys not to report
+    shown = logging.is_progress_bar_enabled()
+    if byte_size(tensors.values()) < SMALL:
+        logging.disable_progress_bar()
+    try:
+        model, report = MiniMaxForCausalLM.from_pretrained(
+            folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+        )
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    lost = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if lost:
+        raise CheckpointError(f"{folder}: Transformers did not load {', '.join(lost[:5])}: convert the original again")
+    return model.eval()
+
+
+def _compare_rows(model, config: dict, folder: Path, tensors: Header) -> None:
+    """The first head of each q_proj and k_proj must be that of the file which the index names, not of a later file."""
+    from safetensors import safe_open
+
+    index = read_json(folder / INDEX)["weight_map"] if (folder / INDEX).is_file() else {}
+    parameters = dict(model.named_parameters())
+    for name in qk_names(config):
+        loaded, file = parameters[name][: config["head_dim"]], index.get(name, tensors[name].file.name)
+        if loaded.device.type == "meta":  # offloaded to disk by accelerate
+            continue
+        with safe_open(folder / file, "pt") as shard:
+            rows = shard.get_slice(name)[: config["head_dim"]].to(loaded.dtype)
+        if not rows.equal(loaded.cpu()):
+            raise CheckpointError(
+                f"{name} in the model is not the one in {file}: a file that sorts after it overrode it. "
+                "Convert the original again, into a new folder"
+            )
+
+
+def _version_note() -> str:
+    from transformers import __version__
+
+    if __version__ == TESTED:
+        return ""
+    return f"; transformers {__version__} is not the tested {TESTED}: RoPE frequencies, load order and cache re-tested"

@@ -1,0 +1,264 @@
+"""Chat against full recomputation: the same prompts built by hand, generated without any cache."""
+
+import copy
+import itertools
+from contextlib import contextmanager
+
+import pytest
+import tiny_tokenizer
+import torch
+from originals import original_config, original_weights, write_original
+from transformers import GenerationConfig, LogitsProcessor
+
+from minimax_nb.chat import Chat
+from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.loading import load
+
+torch.set_num_threads(1)  # matrices this small are slower on two, much slower beside other work
+
+TURNS = ["the sauce", "and a recipe", "蛋黄酱怎么做", "one two three " * 18, "mustard"]
+SYSTEM = "a recipe for one"
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chat")
+    config = original_config(vocab_size=tiny_tokenizer.VOCABULARY, num_hidden_layers=5, attn_type_list=[0, 0, 0, 1, 0])
+    source = write_original(folder / "original", config, original_weights(config))
+    tiny_tokenizer.write_tokenizer(source)
+    return load(patch_checkpoint(source, folder / "converted"))
+
+
+@pytest.fixture
+def chat(loaded):
+    return Chat(*loaded, system=SYSTEM)
+
+
+class Script(LogitsProcessor):
+    """Makes the model say these tokens and end; with `after`, only end after so many tokens of its own."""
+
+    def __init__(self, tokenizer, text=None, after=None):
+        said = None if text is None else tokenizer(text, add_special_tokens=False).input_ids
+        self.said, self.after, self.end, self.start = said, after, tokenizer.eos_token_id, None
+
+    def __call__(self, input_ids, scores):
+        self.start = self.start or input_ids.shape[1]
+        at, length = input_ids.shape[1] - self.start, self.after if self.said is None else len(self.said)
+        if self.said is None and at < length:
+            return scores.index_fill(1, torch.tensor([self.end]), float("-inf"))
+        forced = torch.full_like(scores, float("-inf"))
+        forced[:, self.end if at >= length else self.said[at]] = 0
+        return forced
+
+
+def recomputed(model, tokenizer, turns, settings, system=None) -> list[int]:
+    """All ids of a conversation, each reply generated from all ids before it with use_cache=False."""
+    end = "<end_of_sentence>\n"
+    text = f"<beginning_of_sentence>system ai_setting=assistant\n{system}{end}" if system else ""
+    ids = []
+    for turn, setting in zip(turns, settings, strict=True):
+        text += f"<beginning_of_sentence>user name=user\n{turn}{end}<beginning_of_sentence>ai name=assistant\n"
+        ids += tokenizer(text, add_special_tokens=False).input_ids
+        ids = model.generate(torch.tensor([ids]), use_cache=False, do_sample=False, **setting)[0].tolist()
+        text = end if ids[-1] != tokenizer.eos_token_id else "\n"
+    return ids
+
+
+def test_five_turns_equal_full_recomputation(loaded, chat):
+    model, tokenizer = loaded
+
+    def settings():  # the third turn is cut, the others end by themselves
+        return [{"max_new_tokens": 12, "logits_processor": [Script(tokenizer, after=n)]} for n in (5, 9, 40, 3, 7)]
+
+    for turn, setting in zip(TURNS, settings(), strict=True):
+        chat.send(turn, do_sample=False, **setting)
+    assert chat.ids == recomputed(model, tokenizer, TURNS, settings(), SYSTEM)
+    assert len(chat.ids) > 256
+    assert [m["role"] for m in chat.messages] == ["system"] + ["user", "assistant"] * 5
+    assert [m["content"] for m in chat.messages[1::2]] == TURNS
+
+
+def test_without_system_and_with_every_turn_cut(loaded):
+    model, tokenizer = loaded
+    chat = Chat(model, tokenizer)
+    for turn in TURNS[:3]:
+        chat.send(turn, max_new_tokens=4)
+    assert chat.ids == recomputed(model, tokenizer, TURNS[:3], [{"max_new_tokens": 4}] * 3)
+
+
+def test_cache_feeds_each_token_once(loaded, chat):
+    model, _ = loaded
+    widths = []
+    hook = model.model.embed_tokens.register_forward_hook(lambda _, inputs, __: widths.append(inputs[0].shape[1]))
+    for turn in TURNS[:2]:
+        chat.send(turn, max_new_tokens=4)
+    hook.remove()
+    assert sum(widths) == len(chat.ids) - 1  # the last one waits for the next turn
+    assert chat._cache.get_seq_length() == len(chat.ids) - 1
+
+
+def test_earlier_replies_are_not_tokenised_again(loaded, chat):
+    _, tokenizer = loaded
+    pieces = [tokenizer.convert_tokens_to_ids(letter) for letter in "theone"]  # merged, were they tokenised again
+    assert tokenizer("theone", add_special_tokens=False).input_ids != pieces
+    script = Script(tokenizer, text="")
+    script.said = pieces
+    chat.send("one", logits_processor=[script])
+    chat.send("two", max_new_tokens=3)
+    assert str(pieces)[1:-1] in str(chat.ids)
+    assert chat.messages[2]["content"] == "theone"
+
+
+def test_template_and_ids_agree_when_replies_are_plain_text(loaded, chat):
+    _, tokenizer = loaded
+    for turn, reply in [("one", "a recipe"), ("two", "蛋黄酱"), ("three", "")]:
+        assert chat.send(turn, logits_processor=[Script(tokenizer, reply)]) == reply
+    text = tokenizer.apply_chat_template(chat.messages, tokenize=False)
+    assert tokenizer.decode(chat.ids) + "\n" == text  # the last newline comes with the next turn
+    assert tokenizer(text, add_special_tokens=False).input_ids[:-1] == chat.ids
+
+
+def test_stream_is_whole_characters(loaded, chat):
+    _, tokenizer = loaded
+    text = "蛋黄酱: 鸡蛋 2 个, 油 250 毫升 🥚 é."
+    pieces = list(chat.stream("recipe", logits_processor=[Script(tokenizer, text)]))
+    assert "".join(pieces) == text == chat.messages[-1]["content"]
+    assert len(pieces) > 15 and not any("\ufffd" in piece for piece in pieces)
+
+
+def test_reply_cut_within_a_character_drops_it(loaded, chat):
+    _, tokenizer = loaded
+    assert chat.send("recipe", max_new_tokens=5, logits_processor=[Script(tokenizer, "ab🥚")]) == "ab"
+    chat.send("and", max_new_tokens=2)
+
+
+def stop_by_leaving_the_loop(chat):
+    for _ in chat.stream("forget this", max_new_tokens=30):
+        break
+
+
+def stop_by_close(chat):
+    stream = chat.stream("forget this", max_new_tokens=30)
+    next(stream)
+    stream.close()
+
+
+@contextmanager
+def interrupted(model, step):
+    """Ctrl-C in the middle of the forward pass number `step`."""
+    calls = itertools.count()
+
+    def interrupt(*_):
+        if next(calls) == step:
+            raise KeyboardInterrupt
+
+    hook = model.model.layers[2].register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    hook.remove()
+
+
+def stop_by_interrupt(chat):
+    with interrupted(chat.model, step=9):
+        chat.send("forget this", max_new_tokens=30)
+
+
+def stop_by_the_next_turn(chat):
+    chat.kept = chat.stream("forget this", max_new_tokens=30)  # as a notebook keeps what a cell was doing
+    next(chat.kept)
+
+
+STOPS = [stop_by_leaving_the_loop, stop_by_close, stop_by_interrupt, stop_by_the_next_turn]
+
+
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("turns_before", [0, 1])
+def test_stopped_turn_leaves_no_trace(loaded, chat, stop, turns_before):
+    never = Chat(*loaded, system=SYSTEM)
+    for each in (chat, never):
+        for turn in TURNS[:turns_before]:
+            each.send(turn, max_new_tokens=6)
+    stop(chat)
+    assert (chat.messages, chat.ids) == (never.messages, never.ids)
+    for each in (chat, never):
+        each.send("another one", max_new_tokens=6)
+    assert (chat.messages, chat.ids) == (never.messages, never.ids)
+
+
+def test_leaving_the_loop_ends_the_stream_at_once(chat):
+    stop_by_leaving_the_loop(chat)
+    assert chat._cache.get_seq_length() == 0
+
+
+def test_bad_setting_leaves_no_trace(chat):
+    chat.send("one", max_new_tokens=3)
+    before = chat.messages, chat.ids
+    with pytest.raises(ValueError, match="one sequence"):
+        chat.send("two", num_beams=2, max_new_tokens=3)
+    assert (chat.messages, chat.ids) == before
+    chat.send("two", max_new_tokens=3)
+
+
+def test_regenerate(loaded, chat):
+    never = Chat(*loaded, system=SYSTEM)
+    for each in (chat, never):
+        each.send("one", max_new_tokens=6)
+    first = chat.send("two", max_new_tokens=6)
+    assert chat.regenerate(max_new_tokens=6) == first
+    torch.manual_seed(0)
+    other = chat.regenerate(max_new_tokens=9, do_sample=True, temperature=2.0)
+    torch.manual_seed(0)
+    assert never.send("two", max_new_tokens=9, do_sample=True, temperature=2.0) == other != first
+    assert chat.send("three", max_new_tokens=4) == never.send("three", max_new_tokens=4)
+    assert chat.messages == never.messages and chat.ids == never.ids
+
+
+def test_regenerate_stopped_keeps_the_old_reply(loaded, chat):
+    never = Chat(*loaded, system=SYSTEM)
+    for each in (chat, never):
+        for turn in TURNS[:2]:
+            each.send(turn, max_new_tokens=6)
+    for step in (0, 3):
+        with interrupted(chat.model, step):
+            chat.regenerate(max_new_tokens=6)
+        assert (chat.messages, chat.ids) == (never.messages, never.ids)
+    for each in (chat, never):
+        each.send("three", max_new_tokens=4)
+    assert chat.ids == never.ids
+
+
+def test_undo(chat):
+    with pytest.raises(ValueError, match="no turn"):
+        chat.undo()
+    chat.send("one", max_new_tokens=3)
+    assert chat.undo() == "one"
+    assert chat.messages == [{"role": "system", "content": SYSTEM}] and chat.ids == []
+    with pytest.raises(ValueError, match="no turn"):
+        chat.regenerate()
+
+
+def test_generation_config_is_respected(loaded, chat):
+    settings = GenerationConfig(max_new_tokens=5, do_sample=True, top_k=1)
+    chat.send("one", generation_config=settings)
+    never = Chat(*loaded, system=SYSTEM)
+    never.send("one", max_new_tokens=5)
+    assert chat.ids == never.ids
+
+
+def test_sampling_is_that_of_generate(loaded):
+    model, tokenizer = loaded
+    chat, settings = Chat(model, tokenizer), {"max_new_tokens": 8, "do_sample": True, "temperature": 1.5, "top_p": 0.9}
+    torch.manual_seed(1)
+    chat.send("one", **settings)
+    torch.manual_seed(1)
+    messages = [{"role": "user", "content": "one"}]
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    assert model.generate(**prompt, **settings)[0].tolist() == chat.ids
+
+
+def test_no_template_is_a_clear_error(loaded):
+    model, tokenizer = loaded
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="no chat template"):
+        Chat(model, tokenizer)

@@ -1,0 +1,187 @@
+"""load(): what it takes, what it refuses, and that nothing arrives in the model silently changed."""
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+import tiny_tokenizer
+import torch
+import transformers
+from originals import original_config, original_weights, relative_error, write_original, yardstick
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers.models.minimax.modeling_minimax import MiniMaxCache
+from transformers.utils import logging
+
+from minimax_nb.cache import stock_cache
+from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.config import ConfigError
+from minimax_nb.folder import INDEX, CheckpointError
+from minimax_nb.loading import TESTED, _placement, load
+
+CONFIG = original_config(vocab_size=tiny_tokenizer.VOCABULARY, num_hidden_layers=3, attn_type_list=[0, 1, 0])
+Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    folder = write_original(tmp_path_factory.mktemp("loading") / "original", CONFIG, original_weights(CONFIG))
+    tiny_tokenizer.write_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture
+def converted(original, tmp_path):
+    """A converted folder of one's own: links resolved, so that files can be changed."""
+    return Path(shutil.copytree(patch_checkpoint(original, tmp_path / "linked"), tmp_path / "converted"))
+
+
+def edit_index(folder: Path, change) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    change(index["weight_map"])
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("attention", [None, "eager"])
+def test_loads_and_computes_right(converted, attention, capfd):
+    with stock_cache():
+        model, tokenizer = load(converted, attn_implementation=attention)
+        assert MiniMaxCache().get_seq_length() == 0 and "get_seq_length" in vars(MiniMaxCache)
+    out, err = capfd.readouterr()
+    assert out.count("\n") == 1 and err == ""  # one line; no load report, no progress bar
+    place = "bf16 on" if torch.cuda.is_available() else f"fp32 on CPU ({torch.get_num_threads()} threads)"
+    assert out.startswith(f"{place}") and f"{attention or 'sdpa'}, stock lightning attention" in out
+    assert "cache repaired: length, mask sizes, beams, repeat, select, reset" in out
+    if not torch.cuda.is_available():
+        ids = tokenizer("a recipe for the sauce").input_ids
+        (want,) = yardstick(CONFIG, original_weights(CONFIG), [ids])
+        assert relative_error(model(torch.tensor([ids])).logits[0].detach(), want) < 1e-5
+    assert not model.training
+
+
+def test_dtype_and_device_as_asked(converted, capsys):
+    model, _ = load(converted, dtype="bfloat16", device_map="cpu", lightning="stock")
+    assert model.dtype == torch.bfloat16 and model.device.type == "cpu"
+    assert capsys.readouterr().out.startswith("bf16 as asked on CPU")
+    assert load(converted, dtype=torch.float32, device_map="cpu")[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("bf16, said", [(True, "bf16 on H100 x 2"), (False, "fp32 (it has no bf16) on H100 x 2")])
+def test_choice_on_gpus(monkeypatch, bf16, said):
+    pretended = {"is_available": True, "device_count": 2, "get_device_name": "H100", "is_bf16_supported": bf16}
+    for name, value in pretended.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value, **_: value)
+    assert _placement(None, "auto") == ("bfloat16" if bf16 else "float32", "auto", said)
+    assert _placement("float16", "auto")[2] == "fp16 as asked on H100 x 2"
+    assert _placement(None, "cpu")[2].startswith("fp32 on CPU")
+
+
+def test_copied_one_file_and_saved_again(original, tmp_path):
+    weights = original_weights(CONFIG)
+    single = write_original(tmp_path / "single", CONFIG, weights, shards=1)
+    tiny_tokenizer.write_tokenizer(single)
+    first, tokenizer = load(patch_checkpoint(original, tmp_path / "copied", link=False), device_map="cpu")
+    ids = torch.tensor([[5, 9, 70, 8]])
+    want = first(ids).logits
+    assert load(patch_checkpoint(single, tmp_path / "one"), device_map="cpu")[0](ids).logits.equal(want)
+    first.save_pretrained(tmp_path / "again")
+    tokenizer.save_pretrained(tmp_path / "again")
+    assert load(tmp_path / "again", device_map="cpu")[0](ids).logits.equal(want)
+
+
+def test_whole_heads_rotated(tmp_path):
+    config = CONFIG | {"rotary_dim": 16}
+    source = write_original(tmp_path / "original", config, original_weights(config))
+    tiny_tokenizer.write_tokenizer(source)
+    load(patch_checkpoint(source, tmp_path / "converted"))
+
+
+def test_original_folder_gets_the_command(original):
+    with pytest.raises(ConfigError, match=f"minimax-nb patch {original} {original}-converted"):
+        load(original)
+
+
+def test_command_survives_odd_paths(original, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(original, tmp_path / "two words"))
+    with pytest.raises(ConfigError, match="patch '.*/two words' '.*/two words-converted'"):
+        load(folder)
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError, match=r"patch \. '.*/two words-converted'"):
+        load(".")
+
+
+@pytest.mark.parametrize("break_it, message", [
+    (lambda folder: shutil.rmtree(folder), "does not exist"),
+    (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+    (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
+    (lambda folder: (folder / INDEX).unlink(), "has neither"),
+    (lambda folder: next(folder.glob("*1-of*.safetensors")).unlink(), "is missing"),
+    (lambda folder: next(folder.glob("*1-of*.safetensors")).write_bytes(b"no"), "is damaged"),
+    (lambda folder: (folder / "tokenizer.json").unlink(), "has no tokenizer.json"),
+])  # fmt: skip
+def test_broken_folder_is_one_clear_error(converted, break_it, message):
+    break_it(converted)
+    with pytest.raises(CheckpointError, match=message):
+        load(converted)
+
+
+def test_missing_and_mismatched_tensors_are_named(converted):
+    shard = converted / json.loads((converted / INDEX).read_text())["weight_map"]["model.norm.weight"]
+    tensors = load_file(shard)
+    norm = tensors.pop("model.norm.weight")
+    save_file(tensors | {"model.norm.weight": norm[:-1]}, shard, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight has shape"):
+        load(converted)
+    save_file(tensors, shard, metadata={"format": "pt"})
+    edit_index(converted, lambda weight_map: weight_map.pop("model.norm.weight"))
+    with pytest.raises(CheckpointError, match=r"model\.norm\.weight is in no weight file"):
+        load(converted)
+
+
+def test_what_transformers_does_not_load_is_named(converted, monkeypatch):
+    monkeypatch.setattr("minimax_nb.loading.REBUILT", r"slope_rate$")  # as if a key were unknown to us
+    with pytest.raises(CheckpointError, match=r"did not load model\.layers\.0\.self_attn\.diagonal_decay"):
+        load(converted)
+
+
+def test_file_that_overrides_the_permuted_rows_is_found(original, converted):
+    with safe_open(original / "model-00001-of-00003.safetensors", "pt") as first:
+        names = list(first.keys())
+        later = {names[0]: first.get_tensor(names[0]), Q_PROJ: original_weights(CONFIG)[Q_PROJ]}
+    save_file(later, converted / "model-99999.safetensors", metadata={"format": "pt"})
+    load(converted)  # named by no index, it is not read
+    edit_index(converted, lambda weight_map: weight_map.update({names[0]: "model-99999.safetensors"}))
+    with pytest.raises(CheckpointError, match=r"q_proj\.weight in the model is not the one in model-0000"):
+        load(converted)
+
+
+def test_frequencies_are_tested(converted):
+    config = json.loads((converted / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] *= 2
+    (converted / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="pair"):
+        load(converted)
+
+
+def test_unknown_lightning_is_named(converted):
+    with pytest.raises(ValueError, match="'auto', 'stock'"):
+        load(converted, lightning="fused")
+
+
+def test_other_versions_say_what_was_tested(converted, monkeypatch, capsys):
+    monkeypatch.setattr(transformers, "__version__", "6.0.0")
+    load(converted)
+    assert "transformers 6.0.0 is not the tested 5.23.0" in capsys.readouterr().out
+
+
+def test_tested_version_is_the_pinned_one():
+    pins = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert f"transformers=={TESTED}" in pins
+
+
+def test_progress_bar_setting_is_left_as_it_was(converted):
+    before = logging.is_progress_bar_enabled()
+    load(converted)
+    assert logging.is_progress_bar_enabled() == before
