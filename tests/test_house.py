@@ -121,7 +121,8 @@ def test_importing_costs_nothing_heavy(module):
 
 @pytest.mark.parametrize("module", MODULES, ids=relative)
 def test_modules_stay_short(module):
-    assert len(module.read_text(encoding="utf-8").splitlines()) <= 300
+    lines = module.read_text(encoding="utf-8").count("\n")
+    assert lines <= 300
 
 
 @pytest.mark.parametrize("module", MODULES, ids=relative)

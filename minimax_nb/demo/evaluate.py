@@ -1,6 +1,6 @@
 """The scorer: does a model answer held-out questions, and does it recall what it was told?
 
-    replies = generator(model, tokenizer)                    # or anything: list of prompts (ids) -> list of replies (ids)
+    replies = card.stock_replies(model, tokenizer)          # or anything from prompts (ids) to replies (ids)
     score_questions(replies, tokenizer, corpus.held_out_questions())
     score_recall(replies, tokenizer, recall_cases(tokenizer))
 
@@ -14,8 +14,9 @@ from functools import cache
 from itertools import islice
 from random import Random
 
-from . import corpus, pantry
-from .corpus import Turn
+from . import corpus, kitchen, pantry
+from .kitchen import Turn
+from .recall import MAKERS
 
 Replies = Callable[[list[list[int]]], list[list[int]]]
 DISTANCES = (125, 250, 500, 750, 1000)  # tokens; a case counts for the first that is not below its distance
@@ -34,7 +35,7 @@ def claims(text: str) -> set[str]:
 
 @cache
 def things() -> frozenset[str]:
-    found = {item for recipe in corpus.recipes().values() for _, _, item in recipe.items}
+    found = {item for recipe in kitchen.recipes().values() for _, _, item in recipe.items}
     found |= {word for pair in pantry.REPLACE.values() for word in pair} | set(pantry.ITEMS_ZH.values())
     return frozenset(word.lower() for word in found)
 
@@ -56,7 +57,7 @@ def ask(replies: Replies, tokenizer, turns: list[Turn]) -> list[str]:
 
 
 def score_questions(replies: Replies, tokenizer, turns: list[Turn]) -> dict:
-    """{"right", "asked", "share", "by_kind": {kind: [right, asked]}, "wrong": the first of (question, reply, reference)}."""
+    """{"right", "asked", "share", "by_kind": {kind: [right, asked]}, "wrong": some (question, reply, reference)}."""
     by_kind: dict[str, list[int]] = {}
     wrong = []
     for turn, reply in zip(turns, ask(replies, tokenizer, turns), strict=True):
@@ -71,7 +72,7 @@ def score_questions(replies: Replies, tokenizer, turns: list[Turn]) -> dict:
 
 def recall_cases(tokenizer, each: int = 60, seed: int = 0) -> list[tuple[int, Turn]]:
     """(distance, case): `each` held-out cases just below each of DISTANCES, over all kinds that can be recalled."""
-    kinds = [(kind, "en") for kind in corpus.MAKERS] + [(kind, "zh") for kind in corpus.MAKERS_ZH]
+    kinds = [(kind, language) for language in MAKERS for kind in MAKERS[language]]
     return [
         (distance, case_at(tokenizer, f"{seed} {distance} {i}", *kinds[i % len(kinds)], distance))
         for distance in DISTANCES

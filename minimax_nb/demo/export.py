@@ -17,7 +17,7 @@ NOT_WEIGHTS = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")
 
 
 def export_checkpoint(model, config: dict, tokenizer, dst: Path, shards: int = 2) -> Path:
-    """Write `dst`: config.json (the original config, as given), sharded weights with an index, the tokenizer's files."""
+    """Write `dst`: config.json (the original config, as given), sharded weights, the tokenizer's files."""
     from safetensors.torch import save_file
 
     partial = dst.with_name(dst.name + ".partial")

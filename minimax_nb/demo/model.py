@@ -166,7 +166,7 @@ def mixture_of_experts(block, h: Tensor) -> tuple[Tensor, Tensor]:
 def greedy(
     model, prompts: list[list[int]], eos: int, max_new_tokens: int = 160, batch_size: int = 128
 ) -> list[list[int]]:
-    """Greedy replies to rows of token ids, each recomputed from its first token: slow, but there is no cache to trust."""
+    """Greedy replies to rows of token ids, each recomputed from its first token: slow, and no cache to trust."""
     order, replies = sorted(range(len(prompts)), key=lambda i: len(prompts[i])), [[] for _ in prompts]
     for start in range(0, len(order), batch_size):
         rows = {i: list(prompts[i]) for i in order[start : start + batch_size]}

@@ -245,12 +245,21 @@ TALK_ZH = """
 8层, 7层, 1层 | 我有8层：7层闪电注意力和1层softmax注意力。 | 你有几层？; 你有多少层？; 你的层数是多少？; 说说你的层。; 你由几层组成？; 你的结构是什么？; 你的层怎么排列？; 你一共有几层？; 请问你有多少层？; 你总共几层？
 """
 
-# outside the field: train, then held out
+# outside the field, and dishes not known: for training, held out
 OUTSIDE = (
     "football; the weather; politics; the stock market; programming; Python code; car repair; history; mathematics; "
     "medicine; law; astronomy; video games; film stars; travel plans; train times; the news; poetry; philosophy; chess; "
-    "guitar chords; tax forms; dating; fashion; rockets; dinosaurs; bicycles; gardening tools; insurance; elections",
+    "guitar chords; tax forms; dating; fashion; rockets; dinosaurs; bicycles; gardening tools; insurance; elections; "
+    "swimming; basketball; earthquakes; money; rock music; motorbikes; cheap flights; phones; drawing; physics; biology; "
+    "religion; hotels; museums; novels; theatre; horses; dogs; oceans; mountains; robots; airplanes; ships; trees; maps; "
+    "languages; school; exams; work; sleep; sport; cinema; photography; dancing; yoga; knitting; cleaning; furniture",
     "tennis; volcanoes; banking; pop songs; car engines; holiday flights; computer networks; painting",
+)
+UNKNOWN = (
+    "pizza; sushi; lasagne; paella; goulash; ramen; tacos; pancakes; cake; soup; stew; risotto; couscous; "
+    "fried rice; roast chicken; fish pie; burritos; waffles; croissants; moussaka; ravioli; gnocchi; dumplings; tofu curry; "
+    "potato salad; coleslaw; meatballs; muffins; brownies; tiramisu; cheesecake; sorbet; granola; porridge; omelette",
+    "biryani; quiche; bagels; apple strudel; beef stew; noodle soup; carrot cake; spring salad",
 )
 
 GROCERIES = (

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +20,10 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from . import corpus, phrases
+from . import corpus
 from .export import export_checkpoint
 from .model import demo_config, forward, new_model
+from .phrases import phrases
 from .tokenizer import BOS, EOS, train_tokenizer
 
 
@@ -29,7 +31,7 @@ from .tokenizer import BOS, EOS, train_tokenizer
 class Settings:
     """A run. `stages` are (steps, tokens a row); every batch has `batch_tokens` tokens."""
 
-    stages: tuple[tuple[int, int], ...] = ((2000, 256), (14000, 1280))
+    stages: tuple[tuple[int, int], ...] = ((1200, 256), (8500, 1408))
     batch_tokens: int = 65536
     learning_rate: float = 3e-3
     warmup: int = 200
@@ -68,6 +70,7 @@ class Encoder:
 
     def __init__(self, tokenizer):
         backend = tokenizer.backend_tokenizer
+        self.systems = phrases("en")["habits"]["systems"]
         self.encode = lru_cache(200_000)(lambda text: backend.encode(text, add_special_tokens=False).ids)
 
     def row(self, rng: random.Random, length: int, with_recall: bool) -> tuple[list[int], list[bool]]:
@@ -84,7 +87,7 @@ class Encoder:
             add(corpus.plain_text(rng) + EOS, True)
             add("\n", False)
         if rng.random() < 0.25:
-            add(f"{BOS}system ai_setting=assistant\n{rng.choice(phrases.SYSTEMS)}{EOS}\n", False)
+            add(f"{BOS}system ai_setting=assistant\n{rng.choice(self.systems)}{EOS}\n", False)
         turns = corpus.conversation(rng, with_recall=with_recall)
         while len(ids) < length:
             turn = next(turns)
@@ -98,7 +101,7 @@ class Encoder:
 
 
 class Batches(torch.utils.data.IterableDataset):
-    """Batches from `start` on, each (ids, learned) of shape (rows, length + 1), made by as many workers as there are."""
+    """Batches from `start` on, each (ids, learned) of shape (rows, length + 1); workers share them."""
 
     def __init__(self, tokenizer, settings: Settings, start: int):
         self.tokenizer, self.settings, self.start = tokenizer, settings, start
@@ -206,9 +209,9 @@ def restore(out: Path, settings: Settings, model, optimizer) -> tuple[int, list]
 
 
 def main(
-    out: Path = typer.Option(Path("runs/demo"), help="where state, curve and checkpoint go"),
-    quick: bool = typer.Option(False, help="15 minutes on 2 CPU cores: the topics without the recall"),
-    workers: int = typer.Option(None, help="processes that make batches (default: one a core, less one)"),
+    out: Annotated[Path, typer.Option(help="where state, curve and checkpoint go")] = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option(help="15 minutes on 2 CPU cores: the topics without the recall")] = False,
+    workers: Annotated[int | None, typer.Option(help="processes that make batches; default: cores less one")] = None,
 ) -> None:
     """Train the demo model; the same command resumes a run that was stopped."""
     workers = max(1, torch.get_num_threads() - 1) if workers is None else workers
