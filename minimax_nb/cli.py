@@ -86,6 +86,52 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Option(help="Where weights would go: its disk is looked at.")] = Path(),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what this machine has and can run, and the command that mends what is not right."""
+    from .hardware import report
+
+    lines = report(folder)
+    typer.echo(json.dumps([line._asdict() for line in lines], indent=2) if as_json else "\n".join(map(str, lines)))
+    if any(line.ok is False for line in lines):
+        raise typer.Exit(1)
+
+
+@app.command()
+def chat(
+    dst: Annotated[Path, typer.Argument(help="A converted folder.")],
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+) -> None:
+    """Talk to a model: Ctrl-C stops a reply, Ctrl-D ends the conversation."""
+    from .loading import load
+
+    model, tokenizer = load(dst)
+    from .chat import Chat
+
+    talk = Chat(model, tokenizer, system)
+    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    while (text := _line("you> ")) is not None:
+        try:
+            for piece in talk.stream(text, **sampling):
+                print(piece, end="", flush=True)
+            print()
+        except KeyboardInterrupt:
+            print(" (stopped: this turn is forgotten)")
+
+
+def _line(prompt: str) -> str | None:
+    """What the user types, or None at the end of input."""
+    try:
+        return input(prompt)
+    except EOFError:
+        print()
+        return None
+
+
 class _OneLine(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return " ".join(record.getMessage().split())

@@ -9,7 +9,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +41,7 @@ class Settings:
     with_recall: bool = True
     vocab_size: int = 1536
     seed: int = 0
+    config: dict = field(default_factory=dict)  # what differs from demo_config
 
     @property
     def steps(self) -> int:
@@ -59,7 +60,14 @@ class Settings:
         return self.learning_rate * min(1.0, (step + 1) / self.warmup, falling)
 
 
-QUICK = Settings(((1400, 256),), 4096, 3e-3, 50, 0.5, with_recall=False)
+QUICK = Settings(
+    stages=((1000, 256),),
+    batch_tokens=2048,
+    warmup=50,
+    cooldown=0.5,
+    with_recall=False,
+    config={"hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 128},
+)
 
 
 # ---- rows of tokens ------------------------------------------------------------------------------------------------
@@ -147,7 +155,8 @@ def train(out: Path, settings: Settings, *, workers: int, stop_after: float | No
     torch.backends.cuda.matmul.allow_tf32 = True
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = train_tokenizer(settings.vocab_size, settings.seed)
-    model = new_model(demo_config(len(tokenizer)), settings.seed).to(device)
+    config = demo_config(len(tokenizer), **settings.config)
+    model = new_model(config, settings.seed).to(device)
     optimizer, step, curve = make_optimizer(model, settings, device), 0, []
     if (out / "state.pt").exists():
         step, curve = restore(out, settings, model, optimizer)
