@@ -186,7 +186,8 @@ def test_a_minute_of_training_lowers_the_loss(tmp_path):
     curve = json.loads((tmp_path / "curve.json").read_text())["step_and_loss"]
     start = torch.log(torch.tensor(1536.0))
     assert curve[-1][1] < 0.75 * start
-    assert (tmp_path / "checkpoint" / "config.json").exists()
+    converted = patch_checkpoint(tmp_path / "checkpoint", tmp_path / "converted")
+    assert AutoModelForCausalLM.from_pretrained(converted).config.hidden_size == BRIEF.config["hidden_size"]
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ class Settings:
 
 
 QUICK = Settings(
-    stages=((1000, 256),),
+    stages=((900, 256),),
     batch_tokens=2048,
     warmup=50,
     cooldown=0.5,
@@ -137,84 +137,102 @@ def loss_of(model, ids: Tensor, learned: Tensor, balance: float) -> tuple[Tensor
     return entropy + balance * uneven, entropy.detach()
 
 
-def make_optimizer(model, settings: Settings, device: str) -> torch.optim.AdamW:
+def make_optimizer(model, settings: Settings) -> torch.optim.AdamW:
     """AdamW; norms and embeddings do not decay."""
     matrices, others = [], []
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim > 1 and "embed" not in name else others).append(parameter)
     groups = [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=device == "cuda")
+    fused = model.device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=fused)
 
 
-def train(out: Path, settings: Settings, *, workers: int, stop_after: float | None = None) -> bool:
-    """Train, saving the state to out/state.pt and the curve to out/curve.json. True when all steps are done.
+class Run:
+    """A run under way: tokenizer, model, optimizer, the step it is at, and the curve, a list of (step, mean loss).
 
-    `stop_after` ends this call after so many seconds, to be resumed by the next.
+    It begins where out/state.pt left it, if there is one. SystemExit if that belongs to other settings.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.backends.cuda.matmul.allow_tf32 = True
-    out.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(settings.vocab_size, settings.seed)
-    config = demo_config(len(tokenizer), **settings.config)
-    model = new_model(config, settings.seed).to(device)
-    optimizer, step, curve = make_optimizer(model, settings, device), 0, []
-    if (out / "state.pt").exists():
-        step, curve = restore(out, settings, model, optimizer)
-    loss_fn = torch.compile(loss_of, dynamic=False) if device == "cuda" else loss_of
-    batches = torch.utils.data.DataLoader(
-        Batches(tokenizer, settings, step), batch_size=None, num_workers=workers, pin_memory=device == "cuda"
-    )
-    began, entropies = time.monotonic(), []
+
+    def __init__(self, out: Path, settings: Settings):
+        self.out, self.settings = out, settings
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        torch.backends.cuda.matmul.allow_tf32 = True
+        self.tokenizer = train_tokenizer(settings.vocab_size, settings.seed)
+        self.config = demo_config(len(self.tokenizer), **settings.config)
+        self.model = new_model(self.config, settings.seed).to(self.device)
+        self.optimizer = make_optimizer(self.model, settings)
+        self.loss_of = torch.compile(loss_of, dynamic=False) if self.device == "cuda" else loss_of
+        self.step, self.curve, self.entropies = 0, [], []
+        out.mkdir(parents=True, exist_ok=True)
+        if (out / "state.pt").exists():
+            self._restore()
+
+    def batches(self, workers: int) -> torch.utils.data.DataLoader:
+        """What is left to train on."""
+        data = Batches(self.tokenizer, self.settings, self.step)
+        return torch.utils.data.DataLoader(data, None, num_workers=workers, pin_memory=self.device == "cuda")
+
+    def advance(self, ids: Tensor, learned: Tensor) -> None:
+        """One step of the optimizer."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.rate(self.step)
+        ids, learned = ids.to(self.device, non_blocking=True), learned.to(self.device, non_blocking=True)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
+            loss, entropy = self.loss_of(self.model, ids, learned, self.settings.balance)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        self.entropies.append(entropy)
+        if self.step % 50 == 0 or self.step == self.settings.steps:
+            self.curve.append((self.step, round(torch.stack(self.entropies).mean().item(), 4)))
+            self.entropies.clear()
+
+    def save(self) -> None:
+        """Write out/state.pt and out/curve.json; a killed write leaves the old state."""
+        settings = asdict(self.settings)
+        state = {"settings": settings, "step": self.step, "curve": self.curve}
+        state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        torch.save(state, self.out / "state.tmp")
+        (self.out / "state.tmp").replace(self.out / "state.pt")
+        (self.out / "curve.json").write_text(json.dumps({"settings": settings, "step_and_loss": self.curve}))
+
+    def _restore(self) -> None:
+        state = torch.load(self.out / "state.pt", map_location=self.device, weights_only=True)
+        if state["settings"] != asdict(self.settings):
+            raise SystemExit(
+                f"{self.out / 'state.pt'} is of a run with other settings: remove it, or give another --out"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.curve = state["step"], state["curve"]
+
+
+def train(out: Path, settings: Settings, *, workers: int) -> Path:
+    """Train to the end and return the checkpoint, out/checkpoint in MiniMax's original format.
+
+    The state is saved every minute and when the run is interrupted.
+    """
+    run, saved = Run(out, settings), time.monotonic()
     try:
         with progress() as bar:
-            task = bar.add_task("loss   -  ", total=settings.steps, completed=step)
-            for ids, learned in batches:
-                for group in optimizer.param_groups:
-                    group["lr"] = settings.rate(step)
-                with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-                    ids, learned = ids.to(device, non_blocking=True), learned.to(device, non_blocking=True)
-                    loss, entropy = loss_fn(model, ids, learned, settings.balance)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                step += 1
-                entropies.append(entropy)
-                if step % 50 == 0 or step == settings.steps:
-                    curve.append((step, round(torch.stack(entropies).mean().item(), 4)))
-                    entropies.clear()
-                    bar.update(task, completed=step, description=f"loss {curve[-1][1]:.3f}")
-                    if stop_after and time.monotonic() - began > stop_after:
-                        break
+            task = bar.add_task("loss   -  ", total=settings.steps, completed=run.step)
+            for ids, learned in run.batches(workers):
+                run.advance(ids, learned)
+                loss = f"loss {run.curve[-1][1]:.3f}" if run.curve else "loss   -  "
+                bar.update(task, completed=run.step, description=loss)
+                if time.monotonic() - saved > 60:
+                    run.save()
+                    saved = time.monotonic()
     finally:
-        save(out, settings, model, optimizer, step, curve)
-    if step < settings.steps:
-        return False
-    export_checkpoint(model, demo_config(len(tokenizer)), tokenizer, out / "checkpoint")
-    return True
+        run.save()
+    return export_checkpoint(run.model.cpu(), run.config, run.tokenizer, out / "checkpoint")
 
 
 def progress() -> Progress:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, TimeRemainingColumn())
-
-
-def save(out: Path, settings: Settings, model, optimizer, step: int, curve: list) -> None:
-    """Write out/state.pt and out/curve.json; a killed write leaves the old state."""
-    state = {"settings": asdict(settings), "step": step, "curve": curve}
-    state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state, out / "state.tmp")
-    (out / "state.tmp").replace(out / "state.pt")
-    (out / "curve.json").write_text(json.dumps({"settings": asdict(settings), "step_and_loss": curve}))
-
-
-def restore(out: Path, settings: Settings, model, optimizer) -> tuple[int, list]:
-    state = torch.load(out / "state.pt", map_location=model.device, weights_only=True)
-    if state["settings"] != asdict(settings):
-        raise SystemExit(f"{out / 'state.pt'} is of a run with other settings: remove it, or give another --out")
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["step"], state["curve"]
 
 
 def main(
