@@ -29,6 +29,7 @@ MARK = "\ue000reply\ue000"  # stands for the last reply while the template is as
 class Chat:
     """One conversation with `model`. `messages` is a list of {"role", "content"}, `ids` all token ids so far.
 
+    Making one calls `repair_cache()`, which holds for the whole process.
     Raises ValueError if the tokenizer has no chat template.
     """
 

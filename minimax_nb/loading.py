@@ -74,7 +74,8 @@ def _placement(dtype, device_map) -> tuple:
     import torch
 
     gpu = torch.cuda.is_available() and str(device_map) not in ("None", "cpu")
-    place = f"CPU ({torch.get_num_threads()} threads)"
+    threads = torch.get_num_threads()
+    place = f"CPU ({threads} thread{'s' if threads > 1 else ''})"
     if gpu:
         place = torch.cuda.get_device_name() + (f" x {n}" if (n := torch.cuda.device_count()) > 1 else "")
     elif device_map == "auto":
