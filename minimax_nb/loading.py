@@ -8,6 +8,7 @@ the converted one. What can go wrong without an error message is tested on every
 the rows of q_proj and k_proj that arrived in the model, and the cache. It does not quantise.
 """
 
+import importlib.metadata
 import shlex
 from pathlib import Path
 
@@ -139,8 +140,7 @@ def _compare_rows(model, config: dict, folder: Path, tensors: Header) -> None:
 
 
 def _version_note() -> str:
-    from transformers import __version__
-
-    if __version__ == TESTED:
+    version = importlib.metadata.version("transformers")
+    if version == TESTED:
         return ""
-    return f"; transformers {__version__} is not the tested {TESTED}: RoPE frequencies, load order and cache re-tested"
+    return f"; transformers {version} is not the tested {TESTED}: RoPE frequencies, load order and cache re-tested"
