@@ -7,59 +7,25 @@ import torch
 from safetensors.torch import save_file
 
 from minimax_nb import reference
+from minimax_nb.demo.model import demo_config
 
 torch.set_num_threads(1)  # on models this small two threads spend their time waiting for each other
 
 
-def original_config(**changes) -> dict:
+SMALL = {
+    "head_dim": 16,
+    "hidden_size": 48,
+    "intermediate_size": 32,
+    "max_position_embeddings": 10240,
+    "num_attention_heads": 4,
+    "rope_theta": 10000000,
+    "rotary_dim": 8,
+}
+
+
+def original_config(*, vocab_size: int = 128, **changes) -> dict:
     """An original config.json (minimax_text_01 naming): 8 layers, layer 7 softmax, 4 heads of 16, 2 KV heads."""
-    layers = changes.get("num_hidden_layers", 8)
-    alpha = (2 * layers) ** 0.25
-    config = {
-        "architectures": ["MiniMaxText01ForCausalLM"],
-        "model_type": "minimax_text_01",
-        "auto_map": {
-            "AutoConfig": "configuration_minimax_text_01.MiniMaxText01Config",
-            "AutoModelForCausalLM": "modeling_minimax_text_01.MiniMaxText01ForCausalLM",
-        },
-        "attention_dropout": 0.0,
-        "attn_type_list": [1 if i % 8 == 7 else 0 for i in range(layers)],
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "head_dim": 16,
-        "hidden_act": "silu",
-        "hidden_size": 48,
-        "initializer_range": 0.02,
-        "intermediate_size": 32,
-        "layernorm_full_attention_alpha": alpha,
-        "layernorm_full_attention_beta": 1.0,
-        "layernorm_linear_attention_alpha": alpha,
-        "layernorm_linear_attention_beta": 1.0,
-        "layernorm_mlp_alpha": alpha,
-        "layernorm_mlp_beta": 1.0,
-        "max_position_embeddings": 10240,
-        "num_attention_heads": 4,
-        "num_experts_per_tok": 2,
-        "num_hidden_layers": layers,
-        "num_key_value_heads": 2,
-        "num_local_experts": 4,
-        "output_router_logits": False,
-        "postnorm": True,
-        "rms_norm_eps": 1e-05,
-        "rope_theta": 10000000,
-        "rotary_dim": 8,
-        "router_aux_loss_coef": 0.001,
-        "router_jitter_noise": 0.0,
-        "shared_intermediate_size": 0,
-        "shared_moe_mode": "sigmoid",
-        "sliding_window": None,
-        "tie_word_embeddings": False,
-        "transformers_version": "4.45.2",
-        "use_cache": True,
-        "vocab_size": 128,
-    }
-    config.update(changes)
-    return config
+    return demo_config(vocab_size, **SMALL | changes)
 
 
 def original_weights(config: dict, seed: int = 0) -> dict[str, torch.Tensor]:
