@@ -36,6 +36,8 @@ class Chat:
     def __init__(self, model, tokenizer, system: str | None = None):
         if not tokenizer.chat_template:
             raise ValueError("the tokenizer has no chat template: load a folder that `minimax-nb patch` made")
+        if system is not None:
+            _require_text("system", system)
         repair_cache()
         self.model, self.tokenizer = model, tokenizer
         self.messages = [] if system is None else [{"role": "system", "content": system}]
@@ -52,8 +54,10 @@ class Chat:
     def stream(self, text: str, **generation) -> Iterator[str]:
         """The reply in pieces, whole characters only. `messages` grows when it has ended.
 
-        A stream that was left unfinished is closed, so that its turn leaves no trace.
+        A stream that was left unfinished is closed, so that its turn leaves no trace. TypeError or ValueError for a
+        message that is no text, or an empty one.
         """
+        _require_text("the message", text)
         if (unfinished := self._running()) is not None:
             unfinished.close()
         turn = self._turn(text, generation)
@@ -147,6 +151,13 @@ class Chat:
 
     def _text(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _require_text(what: str, text: str) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{what} is a {type(text).__name__}: give a string, one message at a time")
+    if not text.strip():
+        raise ValueError(f"{what} is empty: say something")
 
 
 def _decode(

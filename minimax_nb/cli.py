@@ -113,8 +113,11 @@ def chat(
     from .chat import Chat
 
     talk = Chat(model, tokenizer, system)
+    print("Ctrl-C stops a reply, Ctrl-D ends the conversation.")
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
     while (text := _line("you> ")) is not None:
+        if not text.strip():
+            continue
         try:
             for piece in talk.stream(text, **sampling):
                 print(piece, end="", flush=True)
@@ -124,12 +127,15 @@ def chat(
 
 
 def _line(prompt: str) -> str | None:
-    """What the user types, or None at the end of input."""
+    """What the user types, or None at the end of input; nothing, if they press Ctrl-C a moment too late."""
     try:
         return input(prompt)
     except EOFError:
         print()
         return None
+    except KeyboardInterrupt:
+        print()
+        return ""
 
 
 class _OneLine(logging.Formatter):

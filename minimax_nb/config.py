@@ -100,6 +100,8 @@ def row_order(head_dim: int, rotary_dim: int) -> list[int]:
     MiniMax pairs dims (j, j + rotary_dim/2), stock pairs (j, j + head_dim/2). So the first half of the rotated dims
     stays, the second half moves to head_dim/2, and the unrotated dims fill what is left, in order.
     """
+    if rotary_dim % 2 or head_dim % 2 or not 0 < rotary_dim <= head_dim:
+        raise ConfigError(f"rotary_dim is {rotary_dim}, head_dim {head_dim}: both must be even, the first not larger")
     rotated = rotary_dim // 2
     rest = list(range(rotary_dim, head_dim))
     kept = head_dim // 2 - rotated

@@ -262,3 +262,15 @@ def test_no_template_is_a_clear_error(loaded):
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="no chat template"):
         Chat(model, tokenizer)
+
+
+@pytest.mark.parametrize("message, error", [(5, TypeError), (None, TypeError), (b"hi", TypeError), (" \n", ValueError)])
+def test_what_is_no_message_is_refused_at_once(chat, message, error):
+    with pytest.raises(error, match="the message is"):
+        chat.stream(message)
+    assert len(chat.messages) == 1
+
+
+def test_a_system_message_must_be_text(loaded):
+    with pytest.raises(TypeError, match="system is a int"):
+        Chat(*loaded, system=3)

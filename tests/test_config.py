@@ -218,3 +218,9 @@ def test_not_an_object(config):
 def test_a_marker_is_needed_to_go_back():
     with pytest.raises(ConfigError, match="no minimax_nb marker"):
         restore_config(original_config())
+
+
+@pytest.mark.parametrize("head_dim, rotary_dim", [(8, 7), (8, 10), (8, 0), (7, 4)])
+def test_row_order_of_what_cannot_be(head_dim, rotary_dim):
+    with pytest.raises(ConfigError, match="must be even"):
+        row_order(head_dim, rotary_dim)

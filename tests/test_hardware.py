@@ -66,6 +66,7 @@ def test_a_conversation_on_the_command_line(tmp_path):
     folder = str(tmp_path / "demo")
     assert cli.main(["patch", str(demo_checkpoint()), folder]) == 0
     command = [sys.executable, "-m", "minimax_nb.cli", "chat", folder]
-    said = "How do I make pesto?\nDouble it.\n"
+    said = "How do I make pesto?\n\n  \nDouble it.\n"  # empty lines are no messages
     done = subprocess.run(command, input=said, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.count("you>") == 5 and "Ctrl-D" in done.stdout
     assert "60 g of parmesan" in done.stdout and "120 g of parmesan" in done.stdout

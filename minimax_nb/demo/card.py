@@ -26,7 +26,7 @@ from .evaluate import Replies
 
 
 def folders(original: Path, work: Path) -> dict[str, Path]:
-    """The converted folder, and three that load without a word and compute something else."""
+    """The converted folder, and three that load without an exception and compute something else."""
     right = patch_checkpoint(original, work / "right")
     config = json.loads((original / "config.json").read_text())
     converted = json.loads((right / "config.json").read_text())
