@@ -58,16 +58,24 @@ def ask(replies: Replies, tokenizer, turns: list[Turn]) -> list[str]:
 
 def score_questions(replies: Replies, tokenizer, turns: list[Turn]) -> dict:
     """{"right", "asked", "share", "by_kind": {kind: [right, asked]}, "wrong": some (question, reply, reference)}."""
-    by_kind: dict[str, list[int]] = {}
-    wrong = []
-    for turn, reply in zip(turns, ask(replies, tokenizer, turns), strict=True):
-        tally, right = by_kind.setdefault(turn.kind, [0, 0]), is_right(reply, turn)
-        tally[0] += right
-        tally[1] += 1
-        if not right:
-            wrong.append((turn.user, reply, turn.reply))
-    right, asked = (sum(tally[i] for tally in by_kind.values()) for i in (0, 1))
+    by_kind, wrong = tally(replies, tokenizer, [(turn.kind, turn) for turn in turns])
+    right, asked = (sum(counts[i] for counts in by_kind.values()) for i in (0, 1))
+    wrong = [(turn.user, reply, turn.reply) for _, turn, reply in wrong]
     return {"right": right, "asked": asked, "share": right / asked, "by_kind": by_kind, "wrong": wrong[:40]}
+
+
+def tally(replies: Replies, tokenizer, cases: list[tuple]) -> tuple[dict, list[tuple]]:
+    """For (key, turn) cases: {key: [right, asked]}, and the wrong ones as (key, turn, reply)."""
+    counts: dict = {}
+    wrong = []
+    answers = ask(replies, tokenizer, [turn for _, turn in cases])
+    for (key, turn), reply in zip(cases, answers, strict=True):
+        count, right = counts.setdefault(key, [0, 0]), is_right(reply, turn)
+        count[0] += right
+        count[1] += 1
+        if not right:
+            wrong.append((key, turn, reply))
+    return counts, wrong
 
 
 def recall_cases(tokenizer, each: int = 60, seed: int = 0) -> list[tuple[int, Turn]]:
@@ -98,16 +106,9 @@ def tokens_since(tokenizer, case: Turn) -> int:
 
 def score_recall(replies: Replies, tokenizer, cases: list[tuple[int, Turn]]) -> dict:
     """{"by_distance": {distance: [right, asked]}, "wrong": the first of (distance, reply, wanted)}."""
-    tallies: dict[int, list[int]] = {}
-    wrong = []
-    answers = ask(replies, tokenizer, [turn for _, turn in cases])
-    for (distance, turn), reply in zip(cases, answers, strict=True):
-        tally, right = tallies.setdefault(distance, [0, 0]), is_right(reply, turn)
-        tally[0] += right
-        tally[1] += 1
-        if not right:
-            wrong.append((distance, reply, turn.reply))
-    return {"by_distance": tallies, "wrong": wrong[:40]}
+    by_distance, wrong = tally(replies, tokenizer, cases)
+    wrong = [(distance, reply, turn.reply) for distance, turn, reply in wrong]
+    return {"by_distance": by_distance, "wrong": wrong[:40]}
 
 
 def held_out_rows(

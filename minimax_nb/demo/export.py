@@ -11,7 +11,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..checkpoint import unpermute
+from ..checkpoint import shard_names, unpermute
+from ..folder import INDEX
+from ..staging import temporary_folder
 
 NOT_WEIGHTS = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")
 
@@ -20,20 +22,17 @@ def export_checkpoint(model, config: dict, tokenizer, dst: Path, shards: int = 2
     """Write `dst`: config.json (the original config, as given), sharded weights, the tokenizer's files."""
     from safetensors.torch import save_file
 
-    partial = dst.with_name(dst.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_tokenizer(tokenizer, partial)
     weights, weight_map = original_weights(model, config), {}
-    for shard, names in enumerate(split_evenly(weights, shards), 1):
-        file = f"model-{shard:05d}-of-{shards:05d}.safetensors"
-        save_file({name: weights[name] for name in names}, partial / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(names, file)
-    index = {"metadata": {"total_size": sum(map(size, weights.values()))}, "weight_map": weight_map}
-    (partial / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-    shutil.rmtree(dst, ignore_errors=True)
-    return partial.rename(dst)
+    with temporary_folder(dst) as partial:
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        save_tokenizer(tokenizer, partial)
+        for file, names in zip(shard_names(shards), split_evenly(weights, shards), strict=True):
+            save_file({name: weights[name] for name in names}, partial / file, metadata={"format": "pt"})
+            weight_map |= dict.fromkeys(names, file)
+        index = {"metadata": {"total_size": sum(w.nbytes for w in weights.values())}, "weight_map": weight_map}
+        (partial / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        shutil.rmtree(dst, ignore_errors=True)  # an earlier export
+    return dst
 
 
 def original_weights(model, config: dict) -> dict[str, Tensor]:
@@ -72,12 +71,8 @@ def save_tokenizer(tokenizer, folder: Path) -> None:
 
 def split_evenly(weights: dict[str, Tensor], shards: int) -> list[list[str]]:
     """Names in order, cut into runs of about equal bytes."""
-    total, sofar, runs = sum(map(size, weights.values())), 0, [[] for _ in range(shards)]
+    total, sofar, runs = sum(w.nbytes for w in weights.values()), 0, [[] for _ in range(shards)]
     for name, tensor in weights.items():
         runs[min(shards - 1, sofar * shards // total)].append(name)
-        sofar += size(tensor)
+        sofar += tensor.nbytes
     return runs
-
-
-def size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
