@@ -171,14 +171,15 @@ def talk_entries(table: str) -> list[Entry]:
 
 def fact_entries() -> list[Entry]:
     """Substitutes, words explained, cooking times and measures."""
-    made = []
+    made, substitutes = [], {x: [x, *rest] for x, *rest in rows(pantry.SUBSTITUTES)}
+    swaps = {x: [x, other] for x, (other, _) in pantry.REPLACE.items()}
     for kind, table, reply in (
-        ("substitute", pantry.SUBSTITUTES, "Instead of {x}, take {answer}."),
-        ("glossary", pantry.GLOSSARY, "{x} is {answer}."),
-        ("time", pantry.TIMES, "{answer}."),
-        ("measure", pantry.MEASURES, "{x} is {answer}."),
+        ("substitute", (swaps | substitutes).values(), "Instead of {x}, take {answer}."),
+        ("glossary", rows(pantry.GLOSSARY), "{x} is {answer}."),
+        ("time", rows(pantry.TIMES), "{answer}."),
+        ("measure", rows(pantry.MEASURES), "{x} is {answer}."),
     ):
-        for x, answer, *facts in rows(table):
+        for x, answer, *facts in table:
             text = reply.format(x=x, answer=answer)
             keys = tuple(fact.strip() for fact in (facts[0] if facts else answer).split(","))
             asked = fill(phrases("en")["other"][kind], x=x)

@@ -31,7 +31,7 @@ from .tokenizer import BOS, EOS, train_tokenizer
 class Settings:
     """A run. `stages` are (steps, tokens a row); every batch has `batch_tokens` tokens."""
 
-    stages: tuple[tuple[int, int], ...] = ((1200, 256), (8500, 1408))
+    stages: tuple[tuple[int, int], ...] = ((1200, 256), (10000, 1408))
     batch_tokens: int = 65536
     learning_rate: float = 3e-3
     warmup: int = 200
