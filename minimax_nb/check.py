@@ -30,6 +30,7 @@ from .folder import (
     read_json,
     value_count,
 )
+from .loading import how_to_convert
 
 BOUND = 1e-5  # relative error of the logits; float32 alone gives about 1e-6, a wrong rotation above 1e-1
 TOKENS = 32
@@ -58,7 +59,7 @@ def check(dst: str | Path, *, against: str | Path | None = None, layers: int | N
         raise CheckpointError(f"layers is {layers}, but {dst} has {depth} layers: give 1 to {depth}")
     source = _Source.open(Path(against)) if against is not None else None
 
-    results = [_result("marker", _check_marker, config)]
+    results = [_result("marker", _check_marker, dst, config)]
     if not results[-1].ok:
         return results
     if source:
@@ -101,10 +102,10 @@ class _Source(NamedTuple):
         return cls(restore_config(native), tensors)
 
 
-def _check_marker(config: dict) -> str:
+def _check_marker(dst: Path, config: dict) -> str:
     marker = config.get(MARKER)
     if not isinstance(marker, dict) or marker.get("qk_rows") != "permuted":
-        raise CheckpointError(f"config.json has no {MARKER} marker: not a converted folder, run minimax-nb patch first")
+        raise CheckpointError(f"config.json has no {MARKER} marker: not a converted folder. {how_to_convert(dst)}")
     if marker.get("version") != 1:
         raise CheckpointError(f"the marker has version {marker.get('version')!r}, this package knows 1: update it")
     try:

@@ -1,22 +1,28 @@
 """What this machine has, and what it can run: each line is fine as it is, or says the command that mends it.
 
     for line in report():
-        print(line)         # "ok   torch  2.13.0+cpu" ... "MEND transformers  4.57.1, tested with 5.23.0: pip ..."
+        print(line)         # "OK    torch  2.13.0+cpu", or "MEND  ..." with the command below it
 
-It only looks: nothing is installed, downloaded or written, and no GPU memory is taken.
+It only looks: nothing is installed, downloaded or written. A line without OK and without MEND is something that is not
+here and that the course can do without; a command below it adds it. AMD GPUs are not known to it.
 """
 
 import importlib.metadata
+import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from .folder import CheckpointError
+
 GB = 10**9
 FULL_MODEL = 912 * GB  # MiniMax-Text-01 in bf16: 456.1 B parameters, 2 bytes each
-FLASH_CAPABILITY = (8, 0)  # FlashAttention-2 needs Ampere or newer (Dao-AILab/flash-attention, README)
+CAPABILITY = (8, 0)  # Ampere: FlashAttention-2 (Dao-AILab/flash-attention, README), Triton (triton-lang/triton, README)
+PIP = "python -m pip install"
 
 
 class Line(NamedTuple):
@@ -28,44 +34,52 @@ class Line(NamedTuple):
     mend: str = ""
 
     def __str__(self) -> str:
-        sign = {True: "ok", False: "MEND", None: "-"}[self.ok]
-        return f"{sign:5}{self.name:16}{self.found}" + (f": {self.mend}" if self.mend else "")
+        sign = {True: "OK", False: "MEND", None: "-"}[self.ok]
+        return f"{sign:6}{self.name:23}{self.found}" + (f"\n      -> {self.mend}" if self.mend else "")
 
 
 def report(folder: str | Path = ".") -> list[Line]:
-    """Everything that MiniMax on Transformers depends on; disk space is that of `folder`."""
+    """Everything that MiniMax on Transformers depends on; disk space is that of `folder`, which must exist."""
     lines = [_python(), *_packages(), _memory(), _disk(Path(folder))]
-    gpus = _gpus()
-    return [*lines, *gpus, *_extras(any(line.ok for line in gpus))]
+    try:
+        import torch  # noqa: F401
+    except (ImportError, OSError) as error:  # OSError: a library of torch's own is missing
+        mend = f"{PIP} --force-reinstall torch=={pins()['torch']}"
+        return [*lines, Line("gpu", False, f"unknown, torch does not import ({error})", mend)]
+    return [*lines, *_gpus(), _cuda(), _flash_attention(), _fused_lightning(), *_notebooks()]
 
 
-def pins() -> dict[str, str]:
-    """The versions that this package was tested with, from its own metadata: package -> version."""
+def pins(extra: str = "") -> dict[str, str]:
+    """The versions this package was tested with, package -> version: those of `extra`, or those always installed."""
     found = {}
     for requirement in importlib.metadata.requires("minimax-nb") or []:
-        if match := re.match(r"([A-Za-z0-9_.-]+)==([^\s;]+)", requirement):
+        match = re.fullmatch(r"([\w.-]+)==([\w.]+)(?:; *extra == ['\"](\w+)['\"])?", requirement)
+        if match and (match[3] or "") == extra:
             found[match[1].lower()] = match[2]
     return found
 
 
 def _python() -> Line:
-    version = platform.python_version()
     new_enough = sys.version_info >= (3, 11)
-    return Line("python", new_enough, version, "" if new_enough else "3.11 or newer is needed")
+    return Line("python", new_enough, platform.python_version(), "" if new_enough else "make lab PY=python3.12")
 
 
 def _packages() -> list[Line]:
-    return [_package(name, pins()[name]) for name in ("torch", "transformers", "accelerate", "safetensors")]
+    lines = [_package(name, version) for name, version in pins().items()]
+    shown = [line for line in lines if line.name in ("torch", "transformers") or not line.ok]
+    rest = len(lines) - len(shown)
+    return [*shown, Line("other packages", True, f"{rest} of {rest} have the tested version")]
 
 
 def _package(name: str, tested: str) -> Line:
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Line(name, False, "not installed", f"pip install {name}=={tested}")
+        return Line(name, False, "not installed", f"{PIP} {name}=={tested}")
     if version.split("+")[0] == tested:
         return Line(name, True, version)
-    return Line(name, False, f"{version}, tested with {tested}", f"pip install {name}=={tested}")
+    index = " --index-url https://download.pytorch.org/whl/cpu" if version.endswith("+cpu") else ""
+    return Line(name, False, f"{version}, tested with {tested}", f"{PIP} {name}=={tested}{index}")
 
 
 def _memory() -> Line:
@@ -74,51 +88,117 @@ def _memory() -> Line:
     memory = psutil.virtual_memory()
     found = f"{memory.available / GB:.0f} of {memory.total / GB:.0f} GB free"
     enough = memory.available > 2 * GB
-    return Line("memory", enough, found, "" if enough else "the demo needs 2 GB: close something")
+    return Line("memory", enough, found, "" if enough else "the demo needs 2 GB: close other notebooks")
 
 
 def _disk(folder: Path) -> Line:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder: give one on the disk that would hold the weights")
     free = shutil.disk_usage(folder).free
-    found = f"{free / GB:.0f} GB free"
     if free < GB:
-        return Line("disk", False, found, "the demo needs 1 GB: free some")
-    return Line("disk", True, found + (", enough for the full model" if free > 1.01 * FULL_MODEL else ""))
+        return Line("disk", False, f"{free / GB:.1f} GB free", "the demo needs 1 GB: free some")
+    fits = "enough" if free > 1.01 * FULL_MODEL else "too little"
+    return Line("disk", True, f"{free / GB:.0f} GB free ({fits} for the full model's {FULL_MODEL / GB:.0f} GB)")
 
 
 def _gpus() -> list[Line]:
     import torch
 
     if not torch.cuda.is_available():
-        built = torch.version.cuda or torch.version.hip
-        if shutil.which("nvidia-smi") and not built:
-            return [Line("gpu", False, "this torch is built for the CPU", f"pip install torch=={pins()['torch']}")]
-        return [Line("gpu", None, "none that torch can use: the demo runs on the CPU")]
-    lines = [Line("cuda", True, f"{torch.version.cuda or torch.version.hip}")]
-    for i in range(torch.cuda.device_count()):
-        device = torch.cuda.get_device_properties(i)
-        found = f"{device.name}, {device.total_memory / GB:.0f} GB, compute capability {device.major}.{device.minor}"
-        lines.append(Line(f"gpu {i}", True, found))
-    total = sum(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
-    room = f"{total / GB:.0f} GB on all GPUs; the full model has {FULL_MODEL / GB:.0f} GB of weights in bf16"
+        return [_no_gpu(torch.version.cuda)]
+    devices = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    what = "{0.name}, {1:.0f} GB, compute capability {0.major}.{0.minor}"
+    lines = [Line(f"gpu {i}", True, what.format(gpu, gpu.total_memory / GB)) for i, gpu in enumerate(devices)]
+    total = sum(gpu.total_memory for gpu in devices)
+    room = f"{total / GB:.0f} GB on all GPUs; the full model's weights take {FULL_MODEL / GB:.0f} GB in bf16"
     return [*lines, Line("gpu memory", True if total > FULL_MODEL else None, room)]
 
 
-def _extras(gpu: bool) -> list[Line]:
-    """The optional kernels: FlashAttention-2 and flash-linear-attention."""
+def _no_gpu(built_for: str | None) -> Line:
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if hidden or not _driver():
+        return Line("gpu", None, "none, not needed here: the demo runs on the CPU")
+    if built_for:
+        return Line("gpu", False, f"torch cannot use it: the driver must know CUDA {built_for}", "nvidia-smi")
+    # pip takes 2.13.0+cpu for 2.13.0, so the CPU build has to go first
+    command = f"python -m pip uninstall -y torch && {PIP} torch=={pins()['torch']}"
+    return Line("gpu", False, "there is one, but this torch is built for the CPU", command)
+
+
+def _cuda() -> Line:
     import torch
 
-    if not gpu:
-        return [Line("fast kernels", None, "flash-attn and flash-linear-attention need an NVIDIA GPU")]
-    lines = []
-    if torch.cuda.get_device_capability() < FLASH_CAPABILITY:
-        lines.append(Line("flash-attn", None, "needs compute capability 8.0 (Ampere) or newer"))
-    else:
-        lines.append(_extra("flash-attn", "flash", "--no-build-isolation "))
-    return [*lines, _extra("flash-linear-attention", "fast", "")]
+    if not torch.cuda.is_available():
+        return Line("cuda", None, f"not needed here: torch is built for {torch.version.cuda or 'the CPU'}")
+    found = f"torch is built for {torch.version.cuda}, driver {_driver() or 'unknown'}, nvcc {_nvcc() or 'not found'}"
+    return Line("cuda", True, found)
 
 
-def _extra(name: str, extra: str, option: str) -> Line:
-    line = _package(name, pins()[name])
-    if line.ok is False and line.found == "not installed":
-        return Line(name, None, "not installed", f'pip install {option}"minimax-nb[{extra}]"')
-    return line
+def _flash_attention() -> Line:
+    """It is compiled on the reader's machine, unless its authors offer a wheel for this very torch."""
+    import torch
+
+    (name, tested), major = *pins("flash").items(), (torch.version.cuda or "").split(".")[0]
+    if missing := _kernel_missing(name, "half precision, nvcc"):
+        return missing
+    if _package(name, tested).found != "not installed":
+        return _package(name, tested)
+    if (_nvcc() or "").split(".")[0] != major:
+        where = f"install the toolkit of CUDA {major}: https://developer.nvidia.com/cuda-downloads"
+        return Line(name, None, f"not installed, and nvcc of CUDA {major} is needed to build it", where)
+    architecture = max(known for known in (80, 90, 100, 120) if known <= 10 * torch.cuda.get_device_capability()[0])
+    build = f"FLASH_ATTN_CUDA_ARCHS={architecture} {PIP} {name}=={tested} --no-build-isolation"
+    return Line(name, None, "not installed; the build took 18 minutes on 16 cores", f"{PIP} ninja wheel && {build}")
+
+
+def _fused_lightning() -> Line:
+    ((name, tested),) = pins("fast").items()
+    if missing := _kernel_missing(name, "Triton"):
+        return missing
+    line = _package(name, tested)
+    return line._replace(ok=None) if line.found == "not installed" else line
+
+
+def _kernel_missing(name: str, needs: str) -> Line | None:
+    """Why this machine cannot run a kernel, if it cannot."""
+    import torch
+
+    needs = f"compute capability {CAPABILITY[0]}.{CAPABILITY[1]}, {needs}"
+    if not torch.cuda.is_available():
+        return Line(name, None, f"not needed here; on a GPU: {needs}")
+    if torch.cuda.get_device_capability() < CAPABILITY:
+        return Line(name, None, f"not for this GPU; it wants {needs}")
+    return None
+
+
+def _notebooks() -> list[Line]:
+    """Which notebooks compute what they show, and which show what was recorded."""
+    import torch
+
+    lines = [Line("notebooks 01 to 03", True, "live")]
+    if not torch.cuda.is_available():
+        recorded = Line("notebook 04", None, "recorded results; live with an NVIDIA GPU")
+        return [*lines, recorded, Line("notebook 05", True, "live on the CPU; its fused kernels need an NVIDIA GPU")]
+    for number, line in (("04", _flash_attention()), ("05", _fused_lightning())):
+        lines.append(Line(f"notebook {number}", True, "live" if line.ok else f"live, except for {line.name}"))
+    return lines
+
+
+def _driver() -> str:
+    """The version of the NVIDIA driver, or nothing."""
+    return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
+
+
+def _nvcc() -> str:
+    """The CUDA version of the compiler that a build would use, or nothing."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    found = re.search(r"release (\d+\.\d+)", _output(f"{CUDA_HOME}/bin/nvcc", "--version")) if CUDA_HOME else None
+    return found[1] if found else ""
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""

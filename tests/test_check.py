@@ -86,7 +86,7 @@ def test_bf16_is_computed_in_float32(tmp_path):
 
 def test_unconverted_folders_have_no_marker(folders):
     src, _ = folders
-    assert "run minimax-nb patch" in failure(src)
+    assert f"Run: minimax-nb patch {src} src-converted" in failure(src)
 
 
 def test_original_rows_under_a_patched_config(folders):

@@ -290,7 +290,14 @@ def test_check_prints_lines_or_json(src, tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["ok"] and [result["name"] for result in report["results"]][:2] == ["marker", "source"]
     assert cli.main(["check", str(src)]) == 1
-    assert "no minimax_nb marker" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "no minimax_nb marker" in out and f"minimax-nb patch {src} src-converted" in out
+
+
+def test_doctor_of_a_folder_that_does_not_exist(tmp_path, capsys):
+    line = refused(capsys, "doctor", "--folder", tmp_path / "nope")
+    assert "nope is not a folder" in line and "Errno" not in line
+    assert "Errno" not in refused(capsys, "doctor", "--json", "--folder", __file__)
 
 
 def test_help_is_quick_and_imports_no_torch():

@@ -1,15 +1,20 @@
 """The environment report, and the command line around it."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.utils.cpp_extension
 
 from minimax_nb import cli, hardware
 from minimax_nb.demo import demo_checkpoint
+from minimax_nb.folder import CheckpointError
 
 
 def by_name() -> dict[str, hardware.Line]:
@@ -20,46 +25,155 @@ def test_this_machine_is_fit():
     assert not [line for line in hardware.report() if line.ok is False]
 
 
+def test_the_pins_are_those_of_the_project():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    written = {f"{name}=={version}" for name, version in hardware.pins().items()}
+    assert written == set(project["dependencies"])
+    for extra in ("flash", "fast"):
+        assert [f"{name}=={version}" for name, version in hardware.pins(extra).items()] == (
+            project["optional-dependencies"][extra]
+        )
+
+
 @pytest.mark.parametrize("version", ["4.57.1", None])
 def test_another_version_comes_with_the_command_that_mends_it(monkeypatch, version):
-    def other(name):
-        if version is None:
-            raise hardware.importlib.metadata.PackageNotFoundError(name)
-        return version
-
-    monkeypatch.setattr(hardware.importlib.metadata, "version", other)
+    installed(monkeypatch, transformers=version)
     line = by_name()["transformers"]
-    assert line.ok is False and line.mend == f"pip install transformers=={hardware.pins()['transformers']}"
-    assert (version or "not installed") in str(line)
+    assert line.ok is False and (version or "not installed") in line.found
+    assert line.mend == f"python -m pip install transformers=={hardware.pins()['transformers']}"
+    assert str(line).endswith(f"\n      -> {line.mend}")
+    assert by_name()["torch"].ok and by_name()["other packages"].ok
 
 
-def gpus(monkeypatch, count: int, capability: tuple[int, int]) -> None:
-    major, minor = capability
-    device = SimpleNamespace(name="A GPU", total_memory=80 * 10**9, major=major, minor=minor)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+def test_another_cpu_torch_is_mended_by_a_cpu_torch(monkeypatch):
+    installed(monkeypatch, torch="2.12.0+cpu")
+    assert by_name()["torch"].mend.endswith("--index-url https://download.pytorch.org/whl/cpu")
+
+
+def test_a_torch_that_does_not_import_is_a_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    line = hardware.report()[-1]
+    assert line.name == "gpu" and line.ok is False and "torch==" in line.mend
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(CheckpointError, match="nope is not a folder: give one on the disk"):
+        hardware.report(tmp_path / "nope")
+
+
+def test_disk_and_memory_that_do_not_suffice(monkeypatch):
+    disk = SimpleNamespace(free=10**8)
+    monkeypatch.setattr(hardware.shutil, "disk_usage", lambda folder: disk)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**9, total=2 * 10**9))
+    assert by_name()["disk"].ok is False and by_name()["memory"].ok is False
+    disk.free = 10**12
+    assert by_name()["disk"].ok and "enough for the full model" in by_name()["disk"].found
+
+
+def installed(monkeypatch, **versions: str | None) -> None:
+    """Pretend that packages have other versions, or, with None, that they are not installed."""
+    real = importlib.metadata.version
+
+    def version(name: str) -> str:
+        found = versions.get(name.replace("-", "_"), name)
+        if found is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name) if found == name else found
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+
+
+def machine(monkeypatch, *, count=1, capability=(9, 0), built_for="13.0", nvcc="13.0", driver="580.1\n580.1\n") -> None:
+    """Pretend that this is a machine with GPUs of 80 GB; none that torch can use if `count` is 0."""
+    device = SimpleNamespace(name="A GPU", total_memory=80 * 10**9, major=capability[0], minor=capability[1])
+    pretended = {"is_available": count > 0, "device_count": count, "get_device_capability": capability}
+    for name, value in pretended.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: device)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    monkeypatch.setattr(torch.utils.cpp_extension, "CUDA_HOME", "/cuda" if nvcc else None)
+    said = {"nvidia-smi": driver, "/cuda/bin/nvcc": f"Cuda compilation tools, release {nvcc}, V1"}
+    monkeypatch.setattr(hardware, "_output", lambda command, *options: said[command])
 
 
-def test_gpus_are_told_with_what_their_kernels_need(monkeypatch):
-    gpus(monkeypatch, 2, (9, 0))
+def test_gpus_are_told(monkeypatch):
+    machine(monkeypatch, count=2)
     lines = by_name()
-    assert "80 GB, compute capability 9.0" in lines["gpu 1"].found
+    assert lines["gpu 1"].found == "A GPU, 80 GB, compute capability 9.0"
     assert lines["gpu memory"].ok is None and "160 GB" in lines["gpu memory"].found
-    assert lines["flash-attn"].mend == 'pip install --no-build-isolation "minimax-nb[flash]"'
-    gpus(monkeypatch, 12, (7, 5))
+    assert lines["cuda"].found == "torch is built for 13.0, driver 580.1, nvcc 13.0"
+    machine(monkeypatch, count=12, nvcc=None)
     lines = by_name()
-    assert lines["gpu memory"].ok is True
-    assert "8.0" in lines["flash-attn"].found and not lines["flash-attn"].mend
+    assert lines["gpu memory"].ok is True and "nvcc not found" in lines["cuda"].found
 
 
-def test_doctor_answers_in_words_and_json(capsys):
+@pytest.mark.parametrize("capability, architecture", [((8, 0), 80), ((8, 9), 80), ((9, 0), 90), ((12, 0), 120)])
+def test_flash_attn_is_built_for_this_gpu_alone(monkeypatch, capability, architecture):
+    machine(monkeypatch, capability=capability)
+    line = by_name()["flash-attn"]
+    assert line.ok is None and "18 minutes" in line.found
+    assert f"FLASH_ATTN_CUDA_ARCHS={architecture} " in line.mend and "--no-build-isolation" in line.mend
+    fused = by_name()["flash-linear-attention"]
+    assert fused.ok is None and fused.mend.endswith(f"=={hardware.pins('fast')['flash-linear-attention']}")
+
+
+@pytest.mark.parametrize("nvcc", [None, "12.8"])
+def test_flash_attn_needs_a_compiler_of_the_cuda_that_torch_was_built_for(monkeypatch, nvcc):
+    machine(monkeypatch, nvcc=nvcc)
+    line = by_name()["flash-attn"]
+    assert line.ok is None and "nvcc of CUDA 13" in line.found and "toolkit of CUDA 13" in line.mend
+
+
+def test_an_older_gpu_has_no_command_for_kernels_it_cannot_run(monkeypatch):
+    machine(monkeypatch, capability=(7, 5))
+    for name in ("flash-attn", "flash-linear-attention"):
+        assert by_name()[name].ok is None and "8.0" in by_name()[name].found and not by_name()[name].mend
+
+
+def test_kernels_that_are_there(monkeypatch):
+    machine(monkeypatch)
+    versions = {"flash_attn": hardware.pins("flash")["flash-attn"], "flash_linear_attention": "0.5.0"}
+    installed(monkeypatch, **versions)
+    lines = by_name()
+    assert lines["flash-attn"].ok and lines["notebook 04"].found == "live"
+    assert lines["flash-linear-attention"].ok is False  # another version than the tested one
+    assert lines["notebook 05"].found == "live, except for flash-linear-attention"
+
+
+def test_without_a_gpu_nothing_is_missing(monkeypatch):
+    machine(monkeypatch, count=0, built_for=None, driver="")
+    lines = by_name()
+    for name in ("gpu", "cuda", "flash-attn", "flash-linear-attention"):
+        assert lines[name].ok is None and "not needed here" in lines[name].found and not lines[name].mend
+    assert "compute capability 8.0, half precision, nvcc" in lines["flash-attn"].found
+    assert "Triton" in lines["flash-linear-attention"].found
+    assert lines["notebooks 01 to 03"].ok and lines["notebook 05"].ok
+    assert lines["notebook 04"].found.startswith("recorded results")
+
+
+@pytest.mark.parametrize("built_for, mend", [(None, "python -m pip uninstall -y torch && "), ("13.0", "nvidia-smi")])
+def test_a_gpu_that_torch_cannot_use(monkeypatch, built_for, mend):
+    machine(monkeypatch, count=0, built_for=built_for)
+    line = by_name()["gpu"]
+    assert line.ok is False and line.mend.startswith(mend)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert by_name()["gpu"].ok is None  # hidden on purpose
+
+
+def test_a_tool_that_is_not_there_says_nothing():
+    assert hardware._output("no-such-command-of-ours") == ""
+    assert hardware._output(sys.executable, "-c", "raise SystemExit(1)") == ""
+
+
+def test_doctor_answers_in_words_and_json(capsys, monkeypatch):
     assert cli.main(["doctor"]) == 0
     assert "transformers" in capsys.readouterr().out
     assert cli.main(["doctor", "--json"]) == 0
     lines = json.loads(capsys.readouterr().out)
-    assert {line["name"] for line in lines} >= {"python", "torch", "memory", "disk"}
+    assert {line["name"] for line in lines} >= {"python", "torch", "memory", "disk", "cuda", "notebook 04"}
+    installed(monkeypatch, transformers="4.57.1")
+    assert cli.main(["doctor"]) == 1
+    assert "MEND  transformers" in capsys.readouterr().out
 
 
 def test_a_conversation_on_the_command_line(tmp_path):
