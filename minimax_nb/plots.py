@@ -7,7 +7,7 @@ so that a notebook shows each once.
     parity({"converted": errors, "only renamed": others}, bound=1e-5)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import log10
 
 import matplotlib.pyplot as plt
@@ -86,6 +86,27 @@ def parity(errors: Mapping[str, Sequence[float]], bound: float) -> Figure:
     return figure
 
 
+def traps(rows: Mapping[str, Mapping[str, float]]) -> Figure:
+    """A dot for each row and measure, a panel a measure, logarithmic; the first row is the right one, a round dot.
+
+    `rows` maps a name to {measure: value}, the same measures in each; values above zero, smaller is better.
+    """
+    measures = list(next(iter(rows.values())))
+    with plt.rc_context(FONT):
+        figure, panels = _figure(11, 1.1 + 0.45 * len(rows), columns=len(measures))
+        for axes, measure in zip(panels, measures, strict=True):
+            values = [row[measure] for row in rows.values()]
+            for at, value in enumerate(values):
+                colour, marker, _ = STYLES[bool(at)]
+                axes.semilogx(value, at, color=colour, marker=marker, markersize=11)
+                label = f"{value:.2g}" if value < 1 else f"{value:.3g}"
+                axes.annotate(label, (value, at), (11, 0), textcoords="offset points", va="center")
+            axes.set(title=measure, xlim=(min(values) / 2, max(values) * 8), ylim=(len(rows) - 0.5, -0.5))
+            axes.set_yticks(range(len(rows)), list(rows) if axes is panels[0] else [""] * len(rows))
+            axes.grid(axis="y", alpha=0.3)
+    return figure
+
+
 def recall(shares: Mapping[str, Mapping[int, float]]) -> Figure:
     """Share of stated values repeated to the letter, in per cent, against their distance in tokens; a line a model."""
     with plt.rc_context(FONT):
@@ -100,19 +121,46 @@ def recall(shares: Mapping[str, Mapping[int, float]]) -> Figure:
     return figure
 
 
-def next_token(tokens: Sequence[str], shares: Mapping[str, Sequence[float]]) -> Figure:
-    """The probability of each candidate for the next token, one panel for each entry of `shares`."""
+def next_token(
+    tokens: Sequence[str], shares: Mapping[str, Sequence[float]], before: Sequence[float] | None = None
+) -> Figure:
+    """The probability of each candidate for the next token, one panel for each entry of `shares`.
+
+    `before`, if given, is drawn in every panel as an outline, for comparison. A probability of 0 is written "cut".
+    """
     with plt.rc_context(FONT):
-        figure, panels = _figure(11, 4.2, columns=len(shares))
-        for axes, (name, values), (colour, _, _), hatch in zip(
-            panels, shares.items(), STYLES, ("", "//", ".."), strict=False
-        ):
-            axes.barh(range(len(tokens)), values, color=colour, alpha=0.75, hatch=hatch, edgecolor="white")
+        figure, panels = _figure(11, 1.3 + 0.38 * len(tokens), columns=len(shares))
+        for axes, (name, values) in zip([panels] if len(shares) == 1 else panels, shares.items(), strict=True):
+            axes.barh(range(len(tokens)), values, color=BLUE, alpha=0.75)
+            if before is not None:
+                axes.barh(range(len(tokens)), before, color="none", edgecolor="black", linewidth=1.2)
             for at, value in enumerate(values):
-                axes.text(value + 0.01, at, f"{value:.3f}", va="center", fontsize=10)
-            axes.set(title=name, xlim=(0, 1), xticks=(0, 0.5, 1), xlabel="probability")
-            axes.set_yticks(range(len(tokens)), tokens if axes is panels[0] else [""] * len(tokens))
+                right = max(value, before[at] if before else 0)
+                axes.text(right + 0.03, at, f"{value:.3f}" if value else "cut", va="center", fontsize=10)
+            axes.set(title=name, xlim=(0, 1.25), xticks=(0, 0.5, 1), xlabel="probability")
+            axes.set_yticks(range(len(tokens)), tokens if axes is figure.axes[0] else [""] * len(tokens))
             axes.invert_yaxis()
+    return figure
+
+
+def tokens(pieces: Sequence[str], ids: Sequence[int], special: Collection[int], width: int = 96) -> Figure:
+    """Tokens as boxes in reading order, each with its id below; those in `special` are grey with a thick frame.
+
+    A row holds `width` characters, and ends early after a piece with a line break in it (Ċ).
+    """
+    spots = _spots(pieces, ids, width)
+    rows = spots[-1][0] + 1
+    with plt.rc_context(FONT | {"font.family": "monospace"}):
+        figure, axes = _figure(11, 0.55 * rows)
+        for piece, number, (row, left, wide) in zip(pieces, ids, spots, strict=True):
+            marked = number in special
+            style = {"facecolor": "#e0e0e0" if marked else "white", "linewidth": 2.5 if marked else 0.8}
+            axes.add_patch(Rectangle((left, row), wide + 0.4, 0.9, edgecolor=GREY, **style))
+            middle = {"x": left + wide / 2 + 0.2, "ha": "center", "va": "center"}
+            axes.text(y=row + 0.33, s=piece, fontsize=11, **middle)
+            axes.text(y=row + 0.72, s=str(number), fontsize=8, color=GREY, **middle)
+        axes.set(xlim=(-0.5, width + 1), ylim=(rows, -0.1))
+        axes.axis("off")
     return figure
 
 
@@ -137,3 +185,15 @@ def _short(count: int) -> str:
         if count >= size:
             return f"{count / size:g}{unit}"
     return str(count)
+
+
+def _spots(pieces: Sequence[str], ids: Sequence[int], limit: int) -> list[tuple[int, int, int]]:
+    """(row, left edge, width) of each piece, in characters."""
+    spots, row, left = [], 0, 0
+    for piece, number in zip(pieces, ids, strict=True):
+        wide = max(len(piece), len(str(number)))
+        if left and left + wide > limit:
+            row, left = row + 1, 0
+        spots.append((row, left, wide))
+        row, left = (row + 1, 0) if "Ċ" in piece else (row, left + wide + 1)
+    return spots

@@ -10,12 +10,16 @@ import pytest
 from minimax_nb import plots
 
 HEADS = {"original": [(0, 1.0), (1, 0.1), (0, 1.0), (1, 0.1), (0, 0.0), (1, 0.0)], "still": [(0, 0.5), (0, 0.5)]}
+TRAPS = {"converted": {"error": 6e-7, "perplexity": 1.06}, "alphas of 1": {"error": 0.52, "perplexity": 20.3}}
+TOKENS = (["<end>", "Ċ", "Do", "Ġyou"], [2, 202, 852, 31], [2])
 FIGURES = {
     "memory": (plots.memory, [1000, 10**6], {"KV cache": [0.1, 40.0]}, {"weights": 912.0}),
     "rotation": (plots.rotation, HEADS),
     "parity": (plots.parity, {"converted": [1e-7, 2e-7], "only renamed": [0.1, 0.3]}, 1e-5),
+    "traps": (plots.traps, TRAPS),
     "recall": (plots.recall, {"converted": {125: 95.0, 500: 95.0}, "only renamed": {125: 5.0, 500: 0.0}}),
     "next_token": (plots.next_token, [" lemon", " mustard"], {"temperature 0.5": [0.6, 0.4], "1": [0.5, 0.5]}),
+    "tokens": (plots.tokens, *TOKENS),
 }
 
 
@@ -57,3 +61,37 @@ def test_dims_that_stand_still_are_hatched_and_unnamed():
 def test_probabilities_are_written_beside_their_bars():
     figure = plots.next_token(*FIGURES["next_token"][1:])
     assert [text.get_text() for text in figure.axes[0].texts] == ["0.600", "0.400"]
+
+
+def test_traps_write_each_value_and_mark_the_right_row():
+    panels = plots.traps(TRAPS).axes
+    assert [axes.get_title() for axes in panels] == ["error", "perplexity"]
+    assert [[text.get_text() for text in axes.texts] for axes in panels] == [["6e-07", "0.52"], ["1.06", "20.3"]]
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == list(TRAPS)
+    right, wrong = panels[1].lines
+    assert right.get_marker() != wrong.get_marker() and right.get_color() != wrong.get_color()
+
+
+def test_cut_candidates_say_so_and_what_was_before_is_an_outline():
+    four = {str(k): [1.0, 0.0] for k in range(4)}
+    panels = plots.next_token([" lemon", " mustard"], four, before=[0.5, 0.5]).axes
+    assert len(panels) == 4
+    assert [text.get_text() for text in panels[0].texts] == ["1.000", "cut"]
+    after, before = panels[0].containers
+    assert [bar.get_width() for bar in before] == [0.5, 0.5]
+    assert not any(bar.get_fill() and bar.get_facecolor()[3] for bar in before) and after[0].get_facecolor()[3]
+
+
+def test_tokens_are_boxes_with_their_ids_and_special_ones_have_a_thick_frame():
+    axes = plots.tokens(*TOKENS).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["<end>", "2", "Ċ", "202", "Do", "852", "Ġyou", "31"]
+    widths = [box.get_linewidth() for box in axes.patches]
+    assert widths[0] > widths[1] and len(set(widths[1:])) == 1
+
+
+def test_tokens_begin_a_row_after_a_line_break_and_where_they_would_not_fit():
+    def rows(width):
+        return [box.get_y() for box in plots.tokens(*TOKENS, width=width).axes[0].patches]
+
+    assert rows(width=96) == [0, 0, 1, 1]
+    assert rows(width=7) == [0, 1, 2, 3]
