@@ -9,9 +9,10 @@ The cache is kept from turn to turn. A turn appends the ids of what the template
 itself stays the ids that the model sampled, for decoding and tokenising again may give other ids. Stopping a stream
 (`close`, leaving the loop, Ctrl-C) takes the cache back, and the chat is as if that turn had never been asked.
 
-It knows one conversation at a time: no batches, no beams. `generation` is whatever `model.generate` takes, but for
-`stop_strings`, which `generate` drops beside a decoding loop of one's own: give a StopStringCriteria among
-`stopping_criteria` instead. Special tokens that a user types are read as such, as everywhere in Transformers.
+It knows one conversation at a time: no batches, no beams. `generation` is whatever `model.generate` takes, and
+`generator`, a torch.Generator to draw from instead of the one that all share. But not `stop_strings`, which `generate`
+drops beside a decoding loop of one's own: give a StopStringCriteria among `stopping_criteria` instead. Special tokens
+that a user types are read as such, as everywhere in Transformers.
 """
 
 import functools
@@ -21,9 +22,16 @@ from collections.abc import Iterable, Iterator
 import torch
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
-from .cache import repair_cache, restore, snapshot
+from .cache import get_mask_sizes, get_seq_length, repair_cache, restore, snapshot
 
 MARK = "\ue000reply\ue000"  # stands for the last reply while the template is asked what follows it
+
+
+class _OwnCache(MiniMaxCache):
+    """Right even while another thread is inside `stock_cache()`, which puts back the methods of the class above."""
+
+    get_seq_length = get_seq_length
+    get_mask_sizes = get_mask_sizes
 
 
 class Chat:
@@ -42,7 +50,7 @@ class Chat:
         self.model, self.tokenizer = model, tokenizer
         self.messages = [] if system is None else [{"role": "system", "content": system}]
         self.ids: list[int] = []
-        self._cache = MiniMaxCache()
+        self._cache = _OwnCache()
         self._fed = 0  # how many of the ids the cache has seen; the last one sampled waits for the next turn
         self._last = None  # what undo needs: ids, ids fed and cache before the last turn
         self._running = lambda: None  # the stream not yet finished, if it still exists
@@ -58,11 +66,14 @@ class Chat:
         message that is no text, or an empty one.
         """
         _require_text("the message", text)
-        if (unfinished := self._running()) is not None:
-            unfinished.close()
-        turn = self._turn(text, generation)
-        self._running = weakref.ref(turn)  # weak: leaving a loop over the stream must end it
-        return turn
+        return self._started(self._turn(text, generation))
+
+    def stream_again(self, **generation) -> Iterator[str]:
+        """Another reply to the last message, in pieces. Left unfinished, it leaves the old reply where it was.
+
+        ValueError, when the first piece is asked for, if there is no turn that `undo` could take back.
+        """
+        return self._started(self._turn(None, generation))
 
     def undo(self) -> str:
         """Take back the last turn, and return what the user had said. ValueError if there is none, or it is done."""
@@ -77,23 +88,27 @@ class Chat:
 
     def regenerate(self, **generation) -> str:
         """Another reply to the last message. If it is interrupted the old reply stays."""
-        messages, ids, last = self.messages, self.ids, self._last
-        text = self.undo()
-        try:
-            return self.send(text, **generation)
-        except BaseException:  # the cache stays behind, and the next turn feeds it what it lacks
-            self.messages, self.ids, self._last = messages, ids, last
-            raise
+        return "".join(self.stream_again(**generation))
 
-    def _turn(self, text: str, generation: dict) -> Iterator[str]:
+    def _started(self, turn: Iterator[str]) -> Iterator[str]:
+        if (unfinished := self._running()) is not None:
+            unfinished.close()
+        self._running = weakref.ref(turn)  # weak: leaving a loop over the stream must end it
+        return turn
+
+    def _turn(self, text: str | None, generation: dict) -> Iterator[str]:
+        """The turn that `text` asks for, or without a text the last one once more."""
+        kept = self.messages, self.ids, self._last
+        text = self.undo() if text is None else text
         count, fed, before = len(self.ids), self._fed, snapshot(self._cache)
-        prompt, tokens, pieces = self.ids + self._new_ids(text), [], []
         try:
+            prompt, tokens, pieces = self.ids + self._new_ids(text), [], []
             for piece in self._pieces(_recorded(self._sample(prompt, generation), tokens)):
                 pieces.append(piece)
                 yield piece
         except BaseException:  # GeneratorExit and KeyboardInterrupt too
             restore(self._cache, before)
+            self.messages, self.ids, self._last = kept  # the cache may lack some of them: the next turn feeds those
             raise
         self.ids = prompt + tokens
         self._fed, self._last = len(self.ids) - 1, (count, fed, before)
@@ -123,7 +138,7 @@ class Chat:
     def _sample(self, prompt: list[int], generation: dict) -> Iterator[int]:
         """New token ids, one by one. `generate` prepares sampling and stopping, `_decode` is its loop."""
         settings, end = generation.get("generation_config") or self.model.generation_config, self.tokenizer.eos_token_id
-        defaults = {"pad_token_id": end}
+        generator, defaults = generation.pop("generator", None), {"pad_token_id": end}
         if settings.eos_token_id is None:
             defaults["eos_token_id"] = end
         if settings.max_new_tokens is None and settings.max_length is None and "max_length" not in generation:
@@ -133,7 +148,7 @@ class Chat:
             ids,
             attention_mask=torch.ones_like(ids),
             past_key_values=self._cache,
-            custom_generate=functools.partial(_decode, fed=self._fed),
+            custom_generate=functools.partial(_decode, fed=self._fed, generator=generator),
             **defaults | generation,
         )
 
@@ -161,7 +176,7 @@ def _require_text(what: str, text: str) -> None:
 
 
 def _decode(
-    model, input_ids, logits_processor, stopping_criteria, generation_config, past_key_values=None, *, fed=0, **_
+    model, input_ids, logits_processor, stopping_criteria, generation_config, past_key_values, *, fed, generator, **_
 ) -> Iterator[int]:
     """The loop that `generate` runs on what it has prepared: one row, ids from `fed` on are new to the cache."""
     if len(input_ids) > 1:
@@ -172,7 +187,10 @@ def _decode(
             new, fed = input_ids[:, fed:], input_ids.shape[1]
             logits = model(new, past_key_values=past_key_values, use_cache=True, logits_to_keep=1).logits[:, -1]
             scores = logits_processor(input_ids, logits.to(input_ids.device, torch.float32))
-            token = scores.softmax(-1).multinomial(1) if generation_config.do_sample else scores.argmax(-1, True)
+            if generation_config.do_sample:
+                token = scores.softmax(-1).multinomial(1, generator=generator)
+            else:
+                token = scores.argmax(-1, True)
             input_ids = torch.cat([input_ids, token], dim=-1)
             done = bool(stopping_criteria(input_ids, None).all())
         yield token.item()

@@ -10,6 +10,7 @@ import torch
 from originals import original_config, original_weights, write_original
 from transformers import GenerationConfig, LogitsProcessor
 
+from minimax_nb.cache import stock_cache
 from minimax_nb.chat import Chat
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.loading import load
@@ -163,6 +164,21 @@ def stop_by_interrupt(chat):
         chat.send("forget this", max_new_tokens=30)
 
 
+def stop_again_by_close(chat):
+    stream = chat.stream_again(max_new_tokens=30)
+    next(stream)
+    stream.close()
+
+
+def stop_again_before_it_began(chat):
+    chat.kept = chat.stream_again(max_new_tokens=30)
+
+
+def stop_again_by_the_next_turn(chat):
+    chat.kept = chat.stream_again(max_new_tokens=30)
+    next(chat.kept)
+
+
 def stop_by_the_next_turn(chat):
     chat.kept = chat.stream("forget this", max_new_tokens=30)  # as a notebook keeps what a cell was doing
     next(chat.kept)
@@ -224,6 +240,39 @@ def test_regenerate_stopped_keeps_the_old_reply(loaded, chat):
         assert (chat.messages, chat.ids) == (never.messages, never.ids)
     for each in (chat, never):
         each.send("three", max_new_tokens=4)
+    assert chat.ids == never.ids
+
+
+@pytest.mark.parametrize("stop", [stop_again_by_close, stop_again_before_it_began, stop_again_by_the_next_turn])
+def test_another_reply_left_unfinished_leaves_the_old_one(loaded, chat, stop):
+    never = Chat(*loaded, system=SYSTEM)
+    for each in (chat, never):
+        for turn in TURNS[:2]:
+            each.send(turn, max_new_tokens=6)
+    stop(chat)
+    for each in (chat, never):
+        each.send("three", max_new_tokens=4)
+    assert (chat.messages, chat.ids) == (never.messages, never.ids)
+    for each in (chat, never):
+        each.undo()
+    assert (chat.messages, chat.ids) == (never.messages, never.ids)
+
+
+def test_a_generator_draws_instead_of_the_global_one(loaded):
+    settings = {"max_new_tokens": 8, "do_sample": True, "temperature": 1.5}
+    torch.manual_seed(1)
+    want = Chat(*loaded).send("one", **settings)
+    before = torch.get_rng_state()
+    assert Chat(*loaded).send("one", generator=torch.Generator().manual_seed(1), **settings) == want
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_turn_is_right_while_the_repair_is_taken_back(loaded, chat):
+    never = Chat(*loaded, system=SYSTEM)
+    for turn in TURNS[:2]:
+        with stock_cache():  # as another thread may do, for its own demonstration
+            chat.send(turn, max_new_tokens=6)
+        never.send(turn, max_new_tokens=6)
     assert chat.ids == never.ids
 
 

@@ -1,0 +1,23 @@
+"""The explorers of the notebooks: one function each, which returns a widget.
+
+    from minimax_nb.widgets import playground
+
+    playground(model, tokenizer)
+
+Each explorer is three files. `<name>_state.py` has the logic and is tested without a browser and without ipywidgets;
+`<name>_view.py` copies that state into an anywidget, and passes on what the page asks for; `<name>.js` and `.css` draw
+it in the page. Functions here import late, so that the logic can be had without the widgets.
+"""
+
+
+def playground(model, tokenizer, system: str | None = None):
+    """A chat with `model` whose replies stream into the page, and the sampling settings beside it.
+
+    `system` is the system message. Replies are written by a thread, so other cells can run meanwhile. The widget's
+    `.playground` does the same from code: `.send(text)`, `.wait()`, `.messages`. ValueError if the tokenizer has no
+    chat template.
+    """
+    from .playground_state import Playground
+    from .playground_view import PlaygroundView
+
+    return PlaygroundView(Playground(model, tokenizer, system))

@@ -1,0 +1,331 @@
+"""The playground as a reader uses it: JupyterLab in headless Chromium, driven by mouse and by keyboard alone.
+
+Replies are held by a file: while it is there the model waits after a few tokens, and says so in a second file. So a
+test has as long as it likes to press Stop. Screenshots are kept in runs/browser/, which git ignores.
+"""
+
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from time import monotonic, sleep
+
+import nbformat
+import pytest
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+PICTURES = Path(__file__).parents[1] / "runs" / "browser"
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+MISSING = (
+    "no Chromium: `apt-get install chromium`, or CHROMIUM=/path/to/chrome; "
+    "`pytest --ignore=tests/test_browser.py` leaves these tests out"
+)
+# No sandbox: CI is root. No /dev/shm: a container's is small.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+DONE = re.compile(r"^done: \d+ tokens in [\d.]+ s$")
+STOPPED = re.compile(r"^stopped: \d+ tokens in [\d.]+ s; the half reply is kept$")
+SLOW = 90_000  # ms: a shared core may take this long for what takes a second elsewhere
+CELLS = [
+    """\
+import time
+from pathlib import Path
+
+from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.demo import demo_checkpoint
+from minimax_nb.loading import load
+from minimax_nb.widgets import playground
+
+model, tokenizer = load(patch_checkpoint(demo_checkpoint(), "demo"))""",
+    """\
+hold = Path("hold")
+
+def brake(_, inputs, __):
+    global steps
+    steps = 0 if inputs[0].shape[1] > 1 else steps + 1
+    while hold.exists() and steps > 6:
+        Path("held").touch()
+        time.sleep(0.01)
+
+model.register_forward_hook(brake)
+widget = playground(model, tokenizer)
+widget""",
+    "print('another cell:', widget.playground.status)",
+    "print('all cells ran')",
+]
+expect.set_options(timeout=SLOW)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    nbformat.write(notebook, folder / "playground.ipynb")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    return CHROMIUM or pytest.skip(MISSING)
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    """A JupyterLab that knows nothing of this user's settings, and stops when the tests are done."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token, base, log = secrets.token_hex(16), f"http://127.0.0.1:{port}", folder / "lab.log"
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}"]
+    with log.open("w") as output:
+        server = subprocess.Popen(command, env=environment(folder), stdout=output, stderr=subprocess.STDOUT)
+    try:
+        wait_for_server(server, f"{base}/api/status?token={token}", log)
+        yield f"{base}/lab/tree/playground.ipynb?token={token}&reset"
+    finally:
+        server.send_signal(signal.SIGTERM)  # not SIGINT, which leaves the kernels running
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+def environment(folder: Path) -> dict:
+    home = folder / ".jupyter"
+    no_news = home / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    no_news.parent.mkdir(parents=True)
+    no_news.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
+    own = {f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    own |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+    return os.environ | own | {"IPYTHONDIR": str(home / "ipython")}
+
+
+def wait_for_server(server: subprocess.Popen, status: str, log: Path) -> None:
+    deadline = monotonic() + SLOW / 1000
+    while True:
+        assert server.poll() is None and monotonic() < deadline, log.read_text()[-2000:]
+        try:
+            return urllib.request.urlopen(status, timeout=5).close()
+        except OSError:
+            sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def errors() -> list[str]:
+    """What went wrong unseen: in a callback, which shows in no cell, or in the page."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def opened(chromium, url, errors):
+    """The notebook in Lab, all its cells run."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        watch(page, errors)
+        page.goto(url, timeout=SLOW)
+        expect(page.locator("#jp-bottom-panel").get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.locator(".lm-Menu-item", has_text=re.compile("^Run All Cells")).first.click()
+        expect(page.locator(".jp-OutputArea-output", has_text="all cells ran")).to_be_visible()
+        page.keyboard.press("Control+b")  # the file list goes, and leaves its room
+        yield page
+        browser.close()
+
+
+def watch(page: Page, errors: list[str]) -> None:
+    def frame(data: bytes | str) -> None:
+        data = data if isinstance(data, bytes) else data.encode()
+        if re.search(rb'"msg_type":\s*"error"', data):
+            errors.append(data[-1500:].decode(errors="replace"))
+
+    page.on("websocket", lambda socket: socket.on("framereceived", frame))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+
+
+@pytest.fixture
+def page(opened, errors, hold):
+    """The opened notebook with a new chat; afterwards nothing has gone wrong unseen."""
+    opened.set_viewport_size({"width": 1200, "height": 1000})
+    opened.get_by_role("button", name="New chat").click()
+    expect(status(opened)).to_have_text("ready")
+    yield opened
+    hold.unlink(missing_ok=True)
+    assert errors == []
+
+
+@pytest.fixture
+def hold(folder) -> Path:
+    """The file that holds replies while it is there."""
+    (folder / "held").unlink(missing_ok=True)
+    return folder / "hold"
+
+
+@pytest.fixture
+def widget(page) -> Locator:
+    return page.get_by_role("region", name="Chat playground")
+
+
+def test_there_is_a_browser():
+    """Where there is none this one fails, in a line, and the others are skipped."""
+    if CHROMIUM is None:
+        pytest.fail(MISSING, pytrace=False)
+
+
+def test_every_control_has_a_name_and_all_fits(page, widget):
+    names = ["Temperature", "Top-k", "Top-p", "Repetition penalty", "Longest reply", "Seed"]
+    found = [widget.get_by_label(re.compile(f"^{name}")) for name in names]
+    assert [control.input_value() for control in found] == ["0", "50", "1", "1", "200", ""]
+    fields, buttons = widget.locator("input, textarea"), widget.get_by_role("button")
+    assert fields.count() == len(names) + 1 and buttons.all_inner_texts() == ["Send", "Stop", "Regenerate", "New chat"]
+    widget.get_by_label("Message").fill("How do I make pesto, please? " * 12)
+    for name, width in {"normal": 1200, "narrow": 420}.items():
+        page.set_viewport_size({"width": width, "height": 1000})
+        widget.screenshot(path=PICTURES / f"{name}.png")
+        assert widget.evaluate("e => e.scrollWidth <= e.clientWidth && e.getBoundingClientRect().right <= innerWidth")
+
+
+def test_by_mouse_a_reply_streams_while_other_cells_run(page, widget, hold):
+    hold.touch()
+    widget.get_by_label("Message").fill("How do I make pesto?")
+    widget.get_by_role("button", name="Send").click()
+    expect(status(widget)).to_have_text("writing...")
+    expect(log(widget)).to_have_text(re.compile(r"^You How do I make pesto\?Model \w+"))
+    half = log(widget).inner_text()
+    page.screenshot(path=PICTURES / "writing.png")
+    page.locator(".jp-Cell", has_text="another cell:").locator(".cm-content").click()
+    page.keyboard.press("Shift+Enter")
+    expect(page.locator(".jp-OutputArea-output", has_text="another cell: writing...")).to_be_visible()
+    hold.unlink()
+    expect(status(widget)).to_have_text(DONE)
+    whole = log(widget).inner_text()
+    assert whole.startswith(half) and len(whole) > len(half)
+    page.screenshot(path=PICTURES / "done.png")
+
+
+def test_by_mouse_send_and_stop_work_while_a_cell_is_busy(page, widget, hold):
+    hold.touch()
+    cell = page.locator(".jp-Cell", has_text="another cell:")
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text("while hold.exists(): time.sleep(0.01)\nprint('another cell: over')")
+    page.keyboard.press("Control+Enter")
+    expect(cell.locator(".jp-InputPrompt")).to_have_text("[*]:")
+    widget.get_by_label("Message").fill("How do I make pesto?")
+    widget.get_by_role("button", name="Send").click()
+    wait_until_held(page, hold)
+    widget.get_by_role("button", name="Stop").click()
+    expect(status(widget)).to_have_text("stopping...")
+    expect(cell.locator(".jp-InputPrompt")).to_have_text("[*]:")
+    hold.unlink()
+    expect(status(widget)).to_have_text(STOPPED)
+    expect(cell.locator(".jp-OutputArea-output")).to_have_text("another cell: over")
+
+
+def test_by_mouse_stop_keeps_the_half_reply_and_the_next_turn_is_whole(page, widget, hold):
+    hold.touch()
+    widget.get_by_label("Message").fill("How do I make pesto?")
+    widget.get_by_role("button", name="Send").click()
+    wait_until_held(page, hold)
+    widget.get_by_role("button", name="Stop").click()
+    expect(status(widget)).to_have_text("stopping...")
+    hold.unlink()
+    expect(status(widget)).to_have_text(STOPPED)
+    half = log(widget).inner_text()
+    widget.get_by_label("Message").fill("Who are you?")
+    widget.get_by_role("button", name="Send").click()
+    expect(status(widget)).to_have_text(DONE)
+    assert log(widget).inner_text().startswith(half) and turns(widget) == ["You", "Model", "You", "Model"]
+    widget.get_by_role("button", name="Regenerate").click()
+    expect(status(widget)).to_have_text(DONE)
+    assert turns(widget) == ["You", "Model", "You", "Model"]
+
+
+def test_by_keyboard_alone(page, widget, hold):
+    press, prompts = page.keyboard.press, page.locator(".jp-InputPrompt")
+    before = prompts.all_inner_texts()
+    log(widget).focus()
+    press("Tab")
+    page.keyboard.type("How do I make")
+    press("Shift+Enter")
+    page.keyboard.type("pesto?")
+    press("Enter")
+    expect(status(widget)).to_have_text(DONE)
+    assert log(widget).inner_text().startswith("You How do I make\npesto?")
+    expect(widget.get_by_label("Message")).to_be_focused()
+    tab_to(page, "Temperature")
+    for _ in range(8):
+        press("ArrowRight")
+    tab_to(page, "Longest reply")
+    page.keyboard.type("8")
+    tab_to(page, "Seed")
+    page.keyboard.type("7")
+    tab_to(page, "Regenerate", back=True)
+    press("Space")
+    cut = re.compile(r"^cut: 8 tokens in [\d.]+ s, seed 7; the longest reply was set to 8$")
+    expect(status(widget)).to_have_text(cut)
+    tab_to(page, "Message", back=True)
+    hold.touch()
+    page.keyboard.type("And mayonnaise?")
+    press("Enter")
+    wait_until_held(page, hold)
+    press("Escape")
+    expect(status(widget)).to_have_text("stopping...")
+    hold.unlink()
+    expect(status(widget)).not_to_have_text("stopping...")
+    tab_to(page, "New chat")
+    press("Enter")
+    expect(log(widget)).to_be_empty()
+    expect(status(widget)).to_have_text("ready")
+    assert widget.get_by_label("Temperature").input_value() == "0"
+    assert prompts.all_inner_texts() == before  # no key went to the notebook, where Enter and others are commands
+
+
+def test_a_wrong_setting_is_said_and_the_message_comes_back(page, widget):
+    widget.get_by_label("Top-k").fill("-1")
+    widget.get_by_label("Message").fill("How do I make pesto?")
+    words = "error: Top-k is -1: give a whole number from 0 on"
+    expect(status(widget)).to_have_text(words)
+    widget.get_by_role("button", name="Send").click()
+    expect(widget.get_by_label("Message")).to_have_value("How do I make pesto?")
+    expect(status(widget)).to_have_text(words)
+    expect(log(widget)).to_be_empty()
+
+
+def status(widget: Locator) -> Locator:
+    return widget.get_by_role("status")
+
+
+def log(widget: Locator) -> Locator:
+    return widget.get_by_role("log", name="Conversation")
+
+
+def turns(widget: Locator) -> list[str]:
+    return log(widget).locator("b").all_inner_texts()
+
+
+def wait_until_held(page: Page, hold: Path) -> None:
+    deadline = monotonic() + SLOW / 1000
+    while not hold.with_name("held").exists():
+        assert monotonic() < deadline, "no reply has begun"
+        page.wait_for_timeout(20)
+
+
+def tab_to(page: Page, label: str, back: bool = False) -> None:
+    """Press Tab, or Shift+Tab, until the control called so has the focus."""
+    for _ in range(12):
+        page.keyboard.press("Shift+Tab" if back else "Tab")
+        name = "e => (e.labels?.[0] ?? e).textContent"
+        if page.locator(":focus").evaluate(name).startswith(label):
+            return
+    pytest.fail(f"Tab does not come to {label}")

@@ -1,0 +1,424 @@
+"""The playground without a browser: its logic against Chat, its widget by what it sends to the page and hears back."""
+
+import importlib
+import itertools
+import json
+import re
+import sys
+import threading
+import tomllib
+from math import inf, nan
+from pathlib import Path
+
+import nbformat
+import pytest
+import tiny_tokenizer
+import torch
+from nbconvert import HTMLExporter
+from originals import original_config, original_weights, write_original
+
+from minimax_nb.cache import stock_cache
+from minimax_nb.chat import Chat
+from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.loading import load
+from minimax_nb.widgets import playground, playground_view
+from minimax_nb.widgets.playground_state import Playground
+from minimax_nb.widgets.settings import CONTROLS, check, generation, start
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "minimax_nb" / "widgets"
+SYSTEM = "a recipe for one"
+GREEDY = {"do_sample": False, "max_new_tokens": 12}
+LONG = 60  # s, for waits that end at once unless something is broken
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("widgets")
+    config = original_config(vocab_size=tiny_tokenizer.VOCABULARY, num_hidden_layers=5, attn_type_list=[0, 0, 0, 1, 0])
+    source = write_original(folder / "original", config, original_weights(config))
+    tiny_tokenizer.write_tokenizer(source)
+    return load(patch_checkpoint(source, folder / "converted"))
+
+
+@pytest.fixture
+def state(loaded):
+    state = Playground(*loaded, system=SYSTEM)
+    state.set("max_new_tokens", 12)
+    return state
+
+
+@pytest.fixture
+def chat(loaded):
+    """What the playground must equal."""
+    return Chat(*loaded, system=SYSTEM)
+
+
+@pytest.fixture
+def brake(loaded):
+    brake = Brake(loaded[0])
+    yield brake
+    brake.remove()
+
+
+class Brake:
+    """Holds a reply before its forward pass number `at`, from 0; this thread's own use of the model goes through."""
+
+    def __init__(self, model):
+        self.hook = model.register_forward_pre_hook(self)
+        self.hold(at=-1)
+
+    def __call__(self, *_):
+        if threading.current_thread() is not threading.main_thread() and next(self.steps) == self.at:
+            self.held.set()
+            assert self.released.wait(LONG)
+            if self.error:
+                raise self.error
+
+    def hold(self, at: int, error: Exception | None = None) -> None:
+        self.at, self.error, self.steps = at, error, itertools.count()
+        self.held, self.released = threading.Event(), threading.Event()
+
+    def wait(self) -> None:
+        assert self.held.wait(LONG)
+
+    def release(self) -> None:
+        self.released.set()
+
+    def remove(self) -> None:
+        self.hook.remove()
+        self.release()
+
+
+def said(state, text=None) -> str:
+    """The finished reply to `text`, or without one the last reply written again."""
+    state.regenerate() if text is None else state.send(text)
+    state.wait(LONG)
+    assert not state.busy and state.reply is None
+    return state.messages[-1]["content"]
+
+
+# Settings
+
+
+def test_a_new_chat_is_greedy():
+    assert generation(start()) == {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": 200}
+
+
+def test_above_zero_every_setting_but_the_seed_is_passed():
+    given = generation(start() | {"temperature": 0.7, "top_k": 3.0, "top_p": 1, "seed": 4})
+    assert given.keys() - {"do_sample"} == {control.name for control in CONTROLS} - {"seed"}
+    assert given["do_sample"] and (given["temperature"], given["top_k"], given["top_p"]) == (0.7, 3, 1.0)
+    assert type(given["top_k"]) is int and type(given["top_p"]) is float  # Transformers insists on both
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.name)
+def test_limits_are_allowed_and_what_lies_beyond_is_not(control):
+    for value in (control.low, min(control.high, 9)):
+        check(start() | {control.name: value})
+    for value in (control.low - control.step, control.high + control.step, "1", True, nan):
+        if value == inf == control.high:
+            continue
+        with pytest.raises(ValueError, match=control.label.split(" (")[0]):
+            check(start() | {control.name: value})
+
+
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("temperature", 3, "Temperature is 3: give a number from 0 to 2"),
+        ("top_k", 2.5, "Top-k is 2.5: give a whole number from 0 on"),
+        ("max_new_tokens", None, "Longest reply is empty: give a whole number from 1 on"),
+        ("top_p", 0, "Top-p is 0: give a number from 0.05 to 1"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(name, value, words):
+    with pytest.raises(ValueError) as raised:
+        generation(start() | {name: value})
+    assert str(raised.value) == words
+
+
+# The logic
+
+
+def test_greedy_turns_equal_chat(state, chat):
+    for text in ("the sauce", "and a recipe", "蛋黄酱怎么做"):
+        assert said(state, text) == chat.send(text, **GREEDY)
+    assert state.messages == chat.messages and state._chat.ids == chat.ids
+
+
+def test_a_seed_draws_what_the_global_one_would(state, chat):
+    state.set("temperature", 1.5)
+    state.set("seed", 3)
+    before = torch.get_rng_state()
+    reply = said(state, "the sauce")
+    assert torch.equal(torch.get_rng_state(), before)  # other cells' draws are not disturbed
+    assert state.status.partition(" in ")[2].partition(" s")[2].startswith(", seed 3")
+    torch.manual_seed(3)
+    assert chat.send("the sauce", do_sample=True, temperature=1.5, max_new_tokens=12) == reply
+    assert said(state) == reply
+
+
+def test_without_a_seed_one_is_drawn_and_told(state):
+    state.set("temperature", 1.5)
+    reply = said(state, "the sauce")
+    state.set("seed", int(re.search(r"seed (\d+)", state.status)[1]))
+    assert said(state) == reply
+
+
+def test_a_reply_arrives_in_pieces_and_is_never_taken_back(state):
+    seen = []
+    state.changed = lambda: seen.append(state.reply)
+    reply = said(state, "the sauce")
+    growing = [text for text in seen if text is not None]
+    assert len(set(growing)) > 3 and growing[-1] == reply and seen[-1] is None
+    assert all(after.startswith(before) for before, after in itertools.pairwise(growing))
+
+
+def test_sending_returns_at_once_and_other_cells_may_use_the_model(loaded, state, chat, brake):
+    brake.hold(at=3)
+    state.send("the sauce")
+    brake.wait()
+    assert state.busy and state.status == "writing..."
+    assert state.messages[-1] == {"role": "user", "content": "the sauce"}
+    alone = Chat(*loaded).send("and a recipe", **GREEDY)
+    brake.release()
+    state.wait(LONG)
+    assert state.messages[-1]["content"] == chat.send("the sauce", **GREEDY)
+    assert Chat(*loaded).send("and a recipe", **GREEDY) == alone
+
+
+def test_a_cell_that_takes_the_repair_back_does_not_reach_the_reply(state, chat, brake):
+    for text in ("the sauce", "and a recipe"):
+        brake.hold(at=0)
+        state.send(text)
+        brake.wait()
+        with stock_cache():
+            brake.release()
+            state.wait(LONG)
+        chat.send(text, **GREEDY)
+    assert state._chat.ids == chat.ids
+
+
+@pytest.mark.parametrize("at", [0, 4])
+def test_stop_keeps_the_half_reply_and_the_next_turn_is_right(state, chat, brake, at):
+    brake.hold(at)
+    state.send("the sauce")
+    brake.wait()
+    state.stop()
+    assert state.status == "stopping..." and state.busy
+    brake.release()
+    state.wait(LONG)
+    assert re.fullmatch(rf"stopped: {at + 1} tokens? in [\d.]+ s; the half reply is kept", state.status)
+    assert state.messages[-1]["content"] == chat.send("the sauce", **GREEDY | {"max_new_tokens": at + 1})
+    assert said(state, "and a recipe") == chat.send("and a recipe", **GREEDY)
+    assert state._chat.ids == chat.ids
+
+
+def test_stop_while_nothing_is_written_changes_nothing(state):
+    said(state, "the sauce")
+    before = state.status
+    state.stop()
+    assert state.status == before and not state.busy
+
+
+def test_regenerate(state, chat):
+    state.regenerate()
+    assert state.status == "nothing to regenerate yet: send a message"
+    said(state, "the sauce")
+    state.set("max_new_tokens", 5)
+    assert said(state) == chat.send("the sauce", **GREEDY | {"max_new_tokens": 5})
+    assert state.messages == chat.messages
+
+
+def test_regenerate_that_fails_keeps_the_old_reply(state, chat, brake):
+    said(state, "the sauce")
+    chat.send("the sauce", **GREEDY)
+    brake.hold(at=2, error=RuntimeError("out of memory\nlong explanation"))
+    state.regenerate()
+    brake.wait()
+    assert state.messages == chat.messages[:-1]
+    brake.release()
+    state.wait(LONG)
+    assert state.status == "error: RuntimeError: out of memory" and state.messages == chat.messages
+    assert said(state, "and a recipe") == chat.send("and a recipe", **GREEDY)
+
+
+def test_an_error_is_said_the_message_comes_back_and_the_chat_goes_on(state, chat, brake):
+    brake.hold(at=2, error=RuntimeError("out of memory"))
+    brake.release()
+    state.send("the sauce")
+    state.wait(LONG)
+    assert (state.status, state.unsent) == ("error: RuntimeError: out of memory", "the sauce")
+    assert not state.busy and state.messages == chat.messages
+    assert said(state, "the sauce") == chat.send("the sauce", **GREEDY)
+    assert state.unsent == ""
+
+
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_an_empty_message_is_refused(state, text):
+    state.send(text)
+    state.wait(LONG)
+    assert state.status == "error: the message is empty: say something" and len(state.messages) == 1
+
+
+def test_a_wrong_setting_is_said_and_refused_until_it_is_mended(state):
+    state.set("top_p", 3)
+    words = "error: Top-p is 3: give a number from 0.05 to 1"
+    assert state.status == words
+    state.send("the sauce")
+    state.wait(LONG)
+    assert (state.status, state.unsent, len(state.messages)) == (words, "the sauce", 1)
+    state.set("top_p", 1)
+    assert state.status == "ready"
+    state.set("top_q", 1)
+    assert state.status == "error: no setting is called top_q" and "top_q" not in state.settings
+
+
+def test_settings_count_from_the_next_reply_on(state, chat, brake):
+    brake.hold(at=2)
+    state.send("the sauce")
+    brake.wait()
+    state.set("max_new_tokens", 4)
+    brake.release()
+    state.wait(LONG)
+    assert state.messages[-1]["content"] == chat.send("the sauce", **GREEDY)
+    assert re.fullmatch(r"cut: 12 tokens in [\d.]+ s; the longest reply was set to 12", state.status)
+    said(state, "and a recipe")
+    assert re.fullmatch(r"cut: 4 tokens in [\d.]+ s; the longest reply was set to 4", state.status)
+
+
+def test_one_reply_at_a_time(state, chat, brake):
+    brake.hold(at=2)
+    state.send("the sauce")
+    brake.wait()
+    shown = state.messages
+    for press in (lambda: state.send("another"), state.regenerate):
+        press()
+        assert state.status == "still writing: press Stop first" and state.messages == shown
+    brake.release()
+    state.wait(LONG)
+    chat.send("the sauce", **GREEDY)
+    assert state.messages == chat.messages
+
+
+def test_reset_while_writing_is_a_new_chat_at_once(state, chat, brake):
+    said(state, "and a recipe")
+    brake.hold(at=2)
+    state.send("the sauce")
+    brake.wait()
+    old = state._writing.thread
+    state.reset()
+
+    def now():
+        return state.messages, state.settings, state.status, state.busy, state.reply
+
+    fresh = [{"role": "system", "content": SYSTEM}], start(), "ready", False, None
+    assert now() == fresh
+    brake.release()
+    old.join(LONG)
+    assert now() == fresh and not old.is_alive()
+    state.set("max_new_tokens", 12)
+    assert said(state, "the sauce") == chat.send("the sauce", **GREEDY)
+
+
+def test_the_logic_needs_no_widgets(monkeypatch):
+    names = [name for name in sys.modules if name.startswith("minimax_nb.widgets")]
+    for name in names:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("ipywidgets", "anywidget"):
+        monkeypatch.setitem(sys.modules, name, None)
+    importlib.import_module("minimax_nb.widgets.playground_state")
+    with pytest.raises(ImportError, match="anywidget"):
+        importlib.import_module("minimax_nb.widgets.playground_view")
+
+
+# The widget
+
+
+@pytest.fixture
+def view(loaded):
+    view = playground(*loaded, system=SYSTEM)
+    ask(view, "set", name="max_new_tokens", value=12)
+    return view
+
+
+def ask(view, do, **rest) -> None:
+    """What the page sends."""
+    view._handle_custom_msg({"do": do, **rest}, [])
+
+
+def shown(view) -> tuple:
+    return view.messages, view.reply, view.busy
+
+
+def test_the_page_asks_and_is_told(view, chat, brake):
+    brake.hold(at=3)
+    ask(view, "send", text="the sauce")
+    brake.wait()
+    assert (view.status, view.busy) == ("writing...", True) and view.reply is not None
+    ask(view, "stop")
+    assert view.status == "stopping..."
+    brake.release()
+    view.playground.wait(LONG)
+    chat.send("the sauce", **GREEDY | {"max_new_tokens": 4})
+    assert shown(view) == (chat.messages, None, False)
+    ask(view, "regenerate")
+    view.playground.wait(LONG)
+    chat.undo()
+    chat.send("the sauce", **GREEDY)
+    assert shown(view) == (chat.messages, None, False)
+    ask(view, "reset")
+    assert shown(view) == ([{"role": "system", "content": SYSTEM}], None, False)
+    assert (view.status, view.settings) == ("ready", start())
+
+
+def test_a_fast_reply_is_drawn_at_intervals_and_its_end_at_once(view, monkeypatch):
+    drawn = []
+    view.observe(lambda change: drawn.append(change.new), "reply")
+    monkeypatch.setattr(playground_view.time, "monotonic", lambda: 1e9)
+    ask(view, "send", text="the sauce")
+    view.playground.wait(LONG)
+    reply = view.messages[-1]["content"]
+    first = next(text for text in drawn if text)
+    assert drawn == ["", first, None] and reply.startswith(first) and reply != first
+
+
+def test_what_goes_to_the_page_is_json(view):
+    state = {name: value for name, value in view.get_state().items() if name != "layout"}
+    assert json.loads(json.dumps(state, allow_nan=False))["settings"]["seed"] is None
+
+
+def test_the_page_and_the_widget_use_the_same_names(view):
+    page = (FOLDER / "playground.js").read_text(encoding="utf-8")
+    read = set(re.findall(r'model\.get\("(\w+)"\)', page))
+    assert len(read) > 5 and read <= set(view.trait_names(sync=True))
+    assert set(re.findall(r'\bask\("(\w+)"', page)) == set(playground_view.ACTIONS)
+
+
+def test_the_wheel_contains_the_page():
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    packed = {path for pattern in patterns["minimax_nb.widgets"] for path in FOLDER.glob(pattern)}
+    assert {path for path in FOLDER.iterdir() if path.is_file() and path.suffix != ".py"} == packed != set()
+
+
+def test_a_still_picture_says_what_would_be_there(view):
+    ask(view, "send", text="the <b>sauce</b> & more")
+    view.playground.wait(LONG)
+    bundle, _ = view._repr_mimebundle_()
+    plain, page = bundle["text/plain"], bundle["text/html"]
+    for text in (plain, page):
+        assert "run this cell" in text.lower() and "Regenerate" in text
+        assert all(control.label in text for control in CONTROLS)
+    assert "You: the <b>sauce</b> & more" in plain and "the &lt;b&gt;sauce&lt;/b&gt; &amp; more" in page
+    assert "application/vnd.jupyter.widget-view+json" in bundle and view._repr_mimebundle_()[0] == bundle
+
+
+def test_a_printed_notebook_shows_the_still_picture(view):
+    bundle, _ = view._repr_mimebundle_()
+    cell = nbformat.v4.new_code_cell("playground(model, tokenizer)", execution_count=1)
+    cell.outputs = [nbformat.v4.new_output("execute_result", bundle, execution_count=1)]
+    page, _ = HTMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    assert view.as_html() in page
