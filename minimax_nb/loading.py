@@ -1,7 +1,7 @@
 """One call from a converted folder to a model that computes right, and one line that says what was chosen and why.
 
     model, tokenizer = load("work/demo")
-    # fp32 on CPU (2 threads), sdpa, stock lightning attention; cache repaired: length, mask sizes, ...
+    # fp32 on CPU (2 threads), sdpa, torch lightning attention, fp32 state; cache repaired: length, mask sizes, ...
 
 It reads local folders only, executes no code of theirs, and takes no original folder: `minimax-nb patch SRC DST` makes
 the converted one. What can go wrong without an error message is tested on every load: the frequencies of the rotation,
@@ -27,7 +27,6 @@ from .folder import (
 )
 
 TESTED = "5.23.0"  # of Transformers; a test holds it to pyproject.toml
-LIGHTNING = ("auto", "stock")
 REBUILT = r"self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)$"  # in no checkpoint: made from the config
 SMALL = 2 * 10**9  # bytes; loading less takes about a second, without a progress bar
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -37,11 +36,14 @@ def load(path, *, attn_implementation=None, dtype=None, device_map="auto", light
     """(model, tokenizer) of a converted folder, ready to generate.
 
     Unless told otherwise: sdpa attention, bf16 on a GPU that has it and fp32 elsewhere, all GPUs or else the CPU.
-    `lightning` is "auto" or "stock". Raises ConfigError for a folder that was not converted or a Transformers that
-    computes something else from it, CheckpointError for one whose files are missing or contradict each other.
+    `lightning` is the backend of `use_lightning`: "auto", "fused", "torch" or "stock". Raises ConfigError for a folder
+    that was not converted or a Transformers that computes something else from it, CheckpointError for one whose files
+    are missing or contradict each other, RuntimeError for "fused" where it cannot run.
     """
-    if lightning not in LIGHTNING:
-        raise ValueError(f"lightning is {lightning!r}, not one of {', '.join(map(repr, LIGHTNING))}")
+    from .lightning import choose, described, use_lightning
+
+    on_gpu = _on_gpu(device_map)
+    backend = choose(lightning, on_gpu)
     folder = Path(path).expanduser()
     config = _converted_config(folder)
     tensors = merge(read_headers(folder))
@@ -53,28 +55,59 @@ def load(path, *, attn_implementation=None, dtype=None, device_map="auto", light
     tokenizer = _load_tokenizer(folder)
     model = _load_model(folder, tensors, attn_implementation=attention, dtype=dtype, device_map=device_map)
     _compare_rows(model, config, folder, tensors)
+    use_lightning(model, backend)
     from .cache import repair_cache
 
     repaired = ", ".join(repair_cache()) or "nothing, this version needs none"
-    print(f"{where}, {attention}, stock lightning attention; cache repaired: {repaired}{_version_note()}")
+    print(f"{where}, {attention}, {described(backend, on_gpu)}; cache repaired: {repaired}{_version_note()}")
     return model, tokenizer
 
 
 def _converted_config(folder: Path) -> dict:
+    if not folder.exists() and _is_hub_id(folder):
+        raise CheckpointError(f"there is no folder {folder}, and load fetches no model. {_how_to_download(folder)}")
     config = read_config(folder)
     marker = config.get(MARKER)
     if not isinstance(marker, dict) or marker.get("qk_rows") != "permuted":
-        named = folder if folder.name not in ("", "..") else folder.resolve()
-        command = shlex.join(["minimax-nb", "patch", str(folder), str(named.with_name(named.name + "-converted"))])
-        raise ConfigError(f"{folder} is not converted, stock Transformers would compute it wrong. Run: {command}")
+        wrong = "is not converted, stock Transformers would compute it wrong"
+        raise ConfigError(f"{folder} {wrong}. {how_to_convert(folder)}")
     return config
+
+
+def how_to_convert(folder: Path) -> str:
+    """The command that converts `folder`, in a sentence.
+
+    It writes to the current directory, never beside the source, which may lie inside the installed package.
+    """
+    source = folder.resolve()
+    inside = Path.cwd().is_relative_to(source)  # nothing is written into the source either
+    command = ["minimax-nb", "patch", str(source if inside else folder), f"{source.name}-converted"]
+    return ("Run, in another directory: " if inside else "Run: ") + shlex.join(command)
+
+
+def _is_hub_id(folder: Path) -> bool:
+    """Whether this can be the owner/name of a model on the hub. With a parent that exists, it is a mistyped path."""
+    owner, *name = folder.parts or ("",)
+    return len(name) == 1 and owner[:1].isalnum() and not folder.parent.exists()
+
+
+def _how_to_download(folder: Path) -> str:
+    name = folder.name
+    steps = f"minimax-nb patch {name} {name}-converted, and load {name}-converted"
+    return f"Run: hf download {folder.as_posix()} --local-dir {name}, then: {steps}"
+
+
+def _on_gpu(device_map) -> bool:
+    import torch
+
+    return torch.cuda.is_available() and str(device_map) not in ("None", "cpu")
 
 
 def _placement(dtype, device_map) -> tuple:
     """dtype, device_map, and both in words with the reason."""
     import torch
 
-    gpu = torch.cuda.is_available() and str(device_map) not in ("None", "cpu")
+    gpu = _on_gpu(device_map)
     threads = torch.get_num_threads()
     place = f"CPU ({threads} thread{'s' if threads > 1 else ''})"
     if gpu:

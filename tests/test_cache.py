@@ -9,6 +9,7 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
 from minimax_nb.cache import repair_cache, restore, snapshot, stock_cache
 from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.lightning import use_lightning
 
 torch.set_num_threads(1)  # matrices this small are slower on two, much slower beside other work
 
@@ -27,9 +28,9 @@ def repaired():
     repair_cache()
 
 
-@pytest.fixture(scope="module")
-def make(tmp_path_factory):
-    """make(shape, attention) -> model, config, weights; each made once."""
+@pytest.fixture(scope="module", params=["stock", "torch"])
+def make(tmp_path_factory, request):
+    """make(shape, attention) -> model, config, weights; each made once, with either form of lightning attention."""
     made = {}
 
     def make(shape="hybrid", attention="sdpa"):
@@ -38,7 +39,9 @@ def make(tmp_path_factory):
             config = original_config(**SHAPES[shape])
             weights = original_weights(config)
             converted = patch_checkpoint(write_original(folder / "original", config, weights), folder / "converted")
-            made[shape, attention] = traps.stock_model(converted, attention=attention), config, weights
+            model = traps.stock_model(converted, attention=attention)
+            use_lightning(model, request.param)
+            made[shape, attention] = model, config, weights
         return made[shape, attention]
 
     return make

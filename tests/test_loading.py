@@ -1,6 +1,7 @@
 """load(): what it takes, what it refuses, and that nothing arrives in the model silently changed."""
 
 import json
+import shlex
 import shutil
 import tomllib
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 from transformers.utils import logging
 
+from minimax_nb import cli
 from minimax_nb.cache import stock_cache
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.config import ConfigError
@@ -51,7 +53,7 @@ def test_loads_and_computes_right(converted, attention, capfd):
     out, err = capfd.readouterr()
     assert out.count("\n") == 1 and err == ""  # one line; no load report, no progress bar
     place = "bf16 on" if torch.cuda.is_available() else f"fp32 on CPU ({torch.get_num_threads()} thread"
-    assert out.startswith(f"{place}") and f"{attention or 'sdpa'}, stock lightning attention" in out
+    assert out.startswith(f"{place}") and f"{attention or 'sdpa'}, torch lightning attention, fp32 state" in out
     assert "cache repaired: length, mask sizes, beams, repeat, select, reset" in out
     if not torch.cuda.is_available():
         ids = tokenizer("a recipe for the sauce").input_ids
@@ -97,18 +99,46 @@ def test_whole_heads_rotated(tmp_path):
     load(patch_checkpoint(source, tmp_path / "converted"))
 
 
-def test_original_folder_gets_the_command(original):
-    with pytest.raises(ConfigError, match=f"minimax-nb patch {original} {original}-converted"):
-        load(original)
-
-
-def test_command_survives_odd_paths(original, tmp_path, monkeypatch):
-    folder = Path(shutil.copytree(original, tmp_path / "two words"))
-    with pytest.raises(ConfigError, match="patch '.*/two words' '.*/two words-converted'"):
+@pytest.mark.parametrize("name", ["original", "two words", "it's"])
+def test_an_original_folder_gets_a_command_that_works(original, tmp_path, monkeypatch, name):
+    """It writes to the current directory, not beside the source."""
+    folder = Path(shutil.copytree(original, tmp_path / "package" / name))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ConfigError, match="is not converted") as refusal:
         load(folder)
+    assert cli.main(shlex.split(str(refusal.value).partition("Run: minimax-nb ")[2])) == 0
+    load(f"{name}-converted", device_map="cpu")
+    assert [path.name for path in folder.parent.iterdir()] == [name]
+
+
+def test_from_within_an_original_folder_the_command_names_all_of_it(original, tmp_path, monkeypatch):
+    folder = Path(shutil.copytree(original, tmp_path / "original"))
     monkeypatch.chdir(folder)
-    with pytest.raises(ConfigError, match=r"patch \. '.*/two words-converted'"):
+    with pytest.raises(ConfigError) as refusal:
         load(".")
+    assert f"in another directory: minimax-nb patch {folder} original-converted" in str(refusal.value)
+
+
+def test_a_model_of_the_hub_is_downloaded_converted_and_then_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as refusal:
+        load("MiniMaxAI/MiniMax-Text-01")
+    steps = (
+        "hf download MiniMaxAI/MiniMax-Text-01 --local-dir MiniMax-Text-01",
+        "minimax-nb patch MiniMax-Text-01 MiniMax-Text-01-converted",
+        "load MiniMax-Text-01-converted",
+    )
+    at = [str(refusal.value).index(step) for step in steps]
+    assert at == sorted(at) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("path", ["_work/demo", "work/demo", "demo", "/a/b", "../a/b", "a/b/c"])
+def test_a_mistyped_path_is_no_model_of_the_hub(tmp_path, monkeypatch, path):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="does not exist: give the folder"):
+        load(path)
 
 
 @pytest.mark.parametrize("break_it, message", [
@@ -165,7 +195,21 @@ def test_frequencies_are_tested(converted):
 
 
 def test_unknown_lightning_is_named(converted):
-    with pytest.raises(ValueError, match="'auto', 'stock'"):
+    with pytest.raises(ValueError, match="'auto', 'fused', 'torch', 'stock'"):
+        load(converted, lightning="fast")
+
+
+def test_lightning_as_asked(converted, capsys):
+    load(converted)
+    assert "torch lightning attention, fp32 state" in capsys.readouterr().out
+    model, _ = load(converted, lightning="stock")
+    assert "stock lightning attention;" in capsys.readouterr().out
+    assert "forward" not in vars(model.model.layers[0].self_attn)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_fused_kernels_need_a_gpu(converted):
+    with pytest.raises(RuntimeError, match="need a CUDA GPU"):
         load(converted, lightning="fused")
 
 
