@@ -225,7 +225,8 @@ def _attend(layer, qkv: Tensor, mask: Tensor | None, state: Tensor | None) -> tu
     qkv = layer.act_fn(qkv)
     if mask is not None:
         qkv = qkv * mask[:, :, None].to(qkv.dtype)
-    qkv = qkv.float() if qkv.dtype == torch.float16 else qkv
+    if qkv.dtype == torch.float16 or qkv.shape[1] == 1:  # one conversion instead of three
+        qkv = qkv.float()
     q, k, v = qkv.unflatten(-1, (layer.num_attention_heads, 3, layer.head_dim)).unbind(3)
     out, state = lightning_attention(q, k, v, _rates(layer, qkv.device), state, backend=layer.lightning_backend)
     return out.flatten(2), state

@@ -135,9 +135,11 @@ def test_kernels_that_are_there(monkeypatch):
     versions = {"flash_attn": hardware.pins("flash")["flash-attn"], "flash_linear_attention": "0.5.0"}
     installed(monkeypatch, **versions)
     lines = by_name()
-    assert lines["flash-attn"].ok and lines["notebook 04"].found == "live"
+    assert lines["flash-attn"].ok
     assert lines["flash-linear-attention"].ok is False  # another version than the tested one
     assert lines["notebook 05"].found == "live, except for flash-linear-attention"
+    installed(monkeypatch, flash_linear_attention=hardware.pins("fast")["flash-linear-attention"])
+    assert by_name()["notebook 05"].found == "live"
 
 
 def test_without_a_gpu_nothing_is_missing(monkeypatch):
@@ -148,7 +150,7 @@ def test_without_a_gpu_nothing_is_missing(monkeypatch):
     assert "compute capability 8.0, half precision, nvcc" in lines["flash-attn"].found
     assert "Triton" in lines["flash-linear-attention"].found
     assert lines["notebooks 01 to 03"].ok and lines["notebook 05"].ok
-    assert lines["notebook 04"].found.startswith("recorded results")
+    assert lines["notebook 05"].found.startswith("live on the CPU")
 
 
 @pytest.mark.parametrize("built_for, mend", [(None, "python -m pip uninstall -y torch && "), ("13.0", "nvidia-smi")])
@@ -170,7 +172,7 @@ def test_doctor_answers_in_words_and_json(capsys, monkeypatch):
     assert "transformers" in capsys.readouterr().out
     assert cli.main(["doctor", "--json"]) == 0
     lines = json.loads(capsys.readouterr().out)
-    assert {line["name"] for line in lines} >= {"python", "torch", "memory", "disk", "cuda", "notebook 04"}
+    assert {line["name"] for line in lines} >= {"python", "torch", "memory", "disk", "cuda", "notebook 05"}
     installed(monkeypatch, transformers="4.57.1")
     assert cli.main(["doctor"]) == 1
     assert "MEND  transformers" in capsys.readouterr().out
