@@ -167,9 +167,12 @@ def choose(backend: str, on_gpu: bool) -> str:
 
 def described(backend: str, on_gpu: bool) -> str:
     """The backend in words, with the reason, for the line that load() prints."""
-    if backend == "torch" and on_gpu and not has_fused():
-        return f"torch lightning attention, fp32 state ({NO_FUSED[True]})"
-    return f"{backend} lightning attention{'' if backend == 'stock' else ', fp32 state'}"
+    notes = {
+        "fused": ", fp32 state (its kernels are tuned in the first prompt, up to a minute)",
+        "torch": ", fp32 state",
+    }
+    why = f" ({NO_FUSED[True]})" if backend == "torch" and on_gpu and not has_fused() else ""
+    return f"{backend} lightning attention{notes.get(backend, '')}{why}"
 
 
 def _set_forward(layer, forward) -> None:

@@ -43,7 +43,7 @@ def load(path, *, attn_implementation=None, dtype=None, device_map="auto", light
     from .lightning import choose, described, use_lightning
 
     on_gpu = _on_gpu(device_map)
-    backend = choose(lightning, on_gpu)
+    choose(lightning, on_gpu)  # what cannot run is said now, not after minutes of loading
     folder = Path(path).expanduser()
     config = _converted_config(folder)
     tensors = merge(read_headers(folder))
@@ -55,7 +55,7 @@ def load(path, *, attn_implementation=None, dtype=None, device_map="auto", light
     tokenizer = _load_tokenizer(folder)
     model = _load_model(folder, tensors, attn_implementation=attention, dtype=dtype, device_map=device_map)
     _compare_rows(model, config, folder, tensors)
-    use_lightning(model, backend)
+    backend = use_lightning(model, lightning)
     from .cache import repair_cache
 
     repaired = ", ".join(repair_cache()) or "nothing, this version needs none"
