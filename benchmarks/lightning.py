@@ -276,7 +276,6 @@ def within(model, length: int) -> list[dict]:
             y.contiguous() for y in layer.act_fn(qkv).unflatten(-1, (heads, 3, width)).unbind(3)
         ],
         "attention, chunks of 64": lambda: chunk_simple_gla(q, k, v, chunk_size=64, **shared),
-        "attention, chunks of 128": lambda: chunk_simple_gla(q, k, v, chunk_size=128, **shared),
         "attention, torch backend": lambda: lightning.lightning_attention(
             q, k, v, -shared["g_gamma"], state, backend="torch"
         ),

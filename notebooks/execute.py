@@ -1,0 +1,48 @@
+"""Execute notebooks in place, as they are committed: in order, from a fresh kernel, with nothing of a machine in them.
+
+    python notebooks/execute.py                         # all of them, from anywhere
+    python notebooks/execute.py 03 05                   # those whose names begin so
+    python notebooks/execute.py 05 --to evidence/       # elsewhere, the originals left as they are
+
+A notebook that fails is left as it was. Times and widget views are dropped: they change with every run.
+"""
+
+import argparse
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from rich.progress import track
+
+HERE = Path(__file__).resolve().parent
+
+
+def execute(path: Path, to: Path) -> None:
+    """Write the executed copy of `path` to the folder `to`."""
+    notebook = nbformat.read(path, 4)
+    client = NotebookClient(
+        notebook, timeout=300, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(HERE)}}
+    )
+    with client.setup_kernel():
+        for number, cell in enumerate(track(notebook.cells, path.stem)):
+            client.execute_cell(cell, number)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
+    nbformat.write(notebook, to / path.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", help="how the names begin; all without")
+    parser.add_argument("--to", type=Path, default=HERE, help="folder of the executed copies; default: in place")
+    arguments = parser.parse_args()
+    arguments.to.mkdir(parents=True, exist_ok=True)
+    for path in sorted(HERE.glob("*.ipynb")):
+        if path.name.startswith(tuple(arguments.names) or ""):
+            execute(path, arguments.to)
+
+
+if __name__ == "__main__":
+    main()
