@@ -34,6 +34,10 @@ from .loading import how_to_convert
 
 BOUND = 1e-5  # relative error of the logits; float32 alone gives about 1e-6, a wrong rotation above 1e-1
 TOKENS = 32
+WHOLE_HEADS = (
+    "whole heads rotate, as the source's config said, or as it seemed because it had lost rotary_dim: Text-01 and M1 "
+    "rotate 64 of 128 dims, so compare with MiniMax's own config.json"
+)
 
 
 class Result(NamedTuple):
@@ -66,6 +70,8 @@ def check(dst: str | Path, *, against: str | Path | None = None, layers: int | N
         results.append(_result("source", _check_source, config, source))
         if not results[-1].ok:
             return results
+    if _lost_rotary_dim(config):
+        results.append(Result("rotation", None, WHOLE_HEADS))
     results.append(_result("frequencies", _check_frequencies, config))
     results.append(_result("files", _check_files, dst, config))
     if results[-1].ok:
@@ -113,6 +119,12 @@ def _check_marker(dst: Path, config: dict) -> str:
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"config.json was changed after the conversion ({error!r}): convert again") from None
     return f"rows permuted, rotary_dim {marker['rotary_dim']} of head_dim {config['head_dim']}"
+
+
+def _lost_rotary_dim(config: dict) -> bool:
+    """Whether the source may have been a native config that dropped the key; MiniMax's own always has it."""
+    marker = config[MARKER]
+    return marker["rotary_dim"] == config["head_dim"] and marker.get("model_type") == "minimax"
 
 
 def _check_source(config: dict, source: "_Source") -> str:

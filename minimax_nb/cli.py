@@ -101,29 +101,81 @@ def doctor(
 
 
 @app.command()
+def room(
+    wheels: Annotated[Path | None, typer.Option(help="The folder of wheels to set up laptops from.")] = None,
+) -> None:
+    """Check a laptop on the day before a workshop: all that it will need, without a network."""
+    from .room import checks
+
+    to_mend = 0
+    for line in checks(wheels):
+        typer.echo(line)
+        to_mend += line.ok is False
+    typer.echo(f"not ready: {to_mend} to mend, above" if to_mend else "ready")
+    if to_mend:
+        raise typer.Exit(1)
+
+
+@app.command()
 def chat(
     dst: Annotated[Path, typer.Argument(help="A converted folder.")],
     system: Annotated[str | None, typer.Option(help="The system message.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest reply.")] = 512,
 ) -> None:
-    """Talk to a model: Ctrl-C stops a reply, Ctrl-D ends the conversation."""
+    """Talk to a model: Ctrl-C stops a reply; Ctrl-D, exit or quit ends the conversation."""
     from .loading import load
 
     model, tokenizer = load(dst)
     from .chat import Chat
 
     talk = Chat(model, tokenizer, system)
-    print("Ctrl-C stops a reply, Ctrl-D ends the conversation.")
+    print("Ctrl-C stops a reply; Ctrl-D, exit or quit ends the conversation.")
     sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    while (text := _line("you> ")) is not None:
+    while (text := _line("you> ")) is not None and text.strip() not in ("exit", "quit"):
         if not text.strip():
             continue
         try:
-            for piece in talk.stream(text, **sampling):
+            for piece in talk.stream(text, max_new_tokens=max_new_tokens, **sampling):
                 print(piece, end="", flush=True)
             print()
         except KeyboardInterrupt:
             print(" (stopped: this turn is forgotten)")
+
+
+@app.command()
+def bench(
+    folder: Annotated[Path | None, typer.Argument(help="A converted folder; without one, random weights.")] = None,
+    toy: Annotated[bool, typer.Option("--toy", help="Random weights at toy size, as on a CPU.")] = False,
+    lengths: Annotated[str | None, typer.Option(help="Tokens: 1024,4096.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Sequences at a time: 1,16.")] = None,
+    attention: Annotated[str | None, typer.Option(help="eager,sdpa,flash_attention_2; the first is the base.")] = None,
+    lightning: Annotated[str | None, typer.Option(help="fused,torch,stock; the first is the base.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bf16,fp16,fp32; the first is the base.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Of a prefill; decode steps are 4 times as many.")] = None,
+    save: Annotated[
+        Path | None, typer.Option("--json", help="A file for the results, written after every row.")
+    ] = None,
+) -> None:
+    """Measure prefill and decoding by length, batch and implementation, against what the device could do."""
+    from .bench import bench as rows_of
+    from .bench import described_model, model_for
+    from .bench_plan import cases, command, planned
+    from .progress import row_progress
+    from .results import Results, described
+
+    names = {"attention": attention, "lightning": lightning, "dtypes": dtype}
+    plan = planned(folder, toy, {"lengths": lengths, "batches": batch, "repeats": repeats} | names)
+    results = Results(save, command(folder, toy, plan))
+    model, source = model_for(folder, toy, plan)
+    results.found["model"] = described_model(model, source)
+    todo, failed = cases(plan), 0
+    with row_progress(len(todo)) as show:
+        for row in rows_of(model, plan, results, lambda case: show(todo.index(case), " ".join(map(str, case)))):
+            typer.echo(described(row))
+            failed += row["status"] == "failed"
+    if failed:
+        raise typer.Exit(1)
 
 
 def _line(prompt: str) -> str | None:

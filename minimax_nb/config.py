@@ -141,7 +141,7 @@ def verify_frequencies(native: dict) -> float:
         if not off <= 1e-5:
             raise ConfigError(
                 f"rotary_dim, rope_theta: for pair {j} Transformers would rotate by {got:.6g} instead of {want:.6g}; "
-                "this pair of values cannot be converted with the installed version"
+                "if rope_parameters was edited, convert the original again, else this Transformers cannot compute it"
             )
         worst = max(worst, off)
     return worst

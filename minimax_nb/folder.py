@@ -42,6 +42,8 @@ Header = dict[str, TensorInfo]
 
 def read_config(folder: Path) -> dict:
     """config.json as a dict."""
+    if not folder.exists() and _is_hub_id(folder):
+        raise CheckpointError(f"there is no folder {folder}, and nothing is fetched here. {_how_to_download(folder)}")
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder} {what}: give the folder that holds config.json and the weights")
@@ -51,6 +53,18 @@ def read_config(folder: Path) -> dict:
     if not config:
         raise CheckpointError(f"{folder / 'config.json'} is an empty object: {DOWNLOAD}")
     return config
+
+
+def _is_hub_id(folder: Path) -> bool:
+    """Whether this can be the owner/name of a model on the hub. With a parent that exists, it is a mistyped path."""
+    owner, *name = folder.parts or ("",)
+    return len(name) == 1 and owner[:1].isalnum() and not folder.parent.exists()
+
+
+def _how_to_download(folder: Path) -> str:
+    name = folder.name
+    steps = f"minimax-nb patch {name} {name}-converted, and load {name}-converted"
+    return f"Run: hf download {folder.as_posix()} --local-dir {name}, then: {steps}"
 
 
 def read_json(path: Path) -> dict:

@@ -7,6 +7,7 @@ It only looks: nothing is installed, downloaded or written. A line without OK an
 here and that the course can do without; a command below it adds it. AMD GPUs are not known to it.
 """
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -23,6 +24,8 @@ GB = 10**9
 FULL_MODEL = 912 * GB  # MiniMax-Text-01 in bf16: 456.1 B parameters, 2 bytes each
 CAPABILITY = (8, 0)  # Ampere: FlashAttention-2 (Dao-AILab/flash-attention, README), Triton (triton-lang/triton, README)
 PIP = "python -m pip install"
+BUILD = 18 * 16  # minutes times cores: flash-attn 2.8.3.post2 for sm_90 alone took 18 minutes on 16 cores
+JOB = 9 * 2**30  # bytes of memory a compiler of it wants at most (setup.py of flash-attn 2.8.3)
 
 
 class Line(NamedTuple):
@@ -52,7 +55,11 @@ def report(folder: str | Path = ".") -> list[Line]:
 def pins(extra: str = "") -> dict[str, str]:
     """The versions this package was tested with, package -> version: those of `extra`, or those always installed."""
     found = {}
-    for requirement in importlib.metadata.requires("minimax-nb") or []:
+    try:
+        listed = importlib.metadata.requires("minimax-nb") or []
+    except importlib.metadata.PackageNotFoundError:  # run from its folder, not installed
+        listed = []
+    for requirement in listed:
         match = re.fullmatch(r"([\w.-]+)==([\w.]+)(?:; *extra == ['\"](\w+)['\"])?", requirement)
         if match and (match[3] or "") == extra:
             found[match[1].lower()] = match[2]
@@ -72,14 +79,29 @@ def _packages() -> list[Line]:
 
 
 def _package(name: str, tested: str) -> Line:
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
+    if not (version := _version(name)):
         return Line(name, False, "not installed", f"{PIP} {name}=={tested}")
     if version.split("+")[0] == tested:
         return Line(name, True, version)
     index = " --index-url https://download.pytorch.org/whl/cpu" if version.endswith("+cpu") else ""
     return Line(name, False, f"{version}, tested with {tested}", f"{PIP} {name}=={tested}{index}")
+
+
+def _version(package: str) -> str:
+    """Of an installed package, or nothing."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _import_problem(module: str) -> str:
+    """Why a module does not import, in a line, or nothing. A kernel built for another torch fails here."""
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        return str(error).partition("\n")[0]
+    return ""
 
 
 def _memory() -> Line:
@@ -97,8 +119,8 @@ def _disk(folder: Path) -> Line:
     free = shutil.disk_usage(folder).free
     if free < GB:
         return Line("disk", False, f"{free / GB:.1f} GB free", "the demo needs 1 GB: free some")
-    fits = "enough" if free > 1.01 * FULL_MODEL else "too little"
-    return Line("disk", True, f"{free / GB:.0f} GB free ({fits} for the full model's {FULL_MODEL / GB:.0f} GB)")
+    fits = "enough for" if free > 1.01 * FULL_MODEL else "enough for the demo, too little for"
+    return Line("disk", True, f"{free / GB:.0f} GB free ({fits} the full model's {FULL_MODEL / GB:.0f} GB)")
 
 
 def _gpus() -> list[Line]:
@@ -134,21 +156,81 @@ def _cuda() -> Line:
     return Line("cuda", True, found)
 
 
-def _flash_attention() -> Line:
-    """It is compiled on the reader's machine, unless its authors offer a wheel for this very torch."""
+class FlashAttention(NamedTuple):
+    """FlashAttention-2 on this machine. `runs`: whether load() may ask for it; `advice`: what to do, in a sentence."""
+
+    runs: bool
+    installed: str  # the version of flash-attn, or nothing
+    imports: bool
+    capability: tuple[int, int] | None  # of the first GPU
+    dtype: str  # that it would compute in
+    cuda: str  # what torch is built for, or nothing
+    nvcc: str  # the compiler's CUDA, or nothing
+    build_minutes: int  # to expect for one architecture on these cores
+    advice: str
+
+
+def flash_attention_status(dtype=None) -> FlashAttention:
+    """What FlashAttention-2 needs and whether it is here, for a model in `dtype` (of torch, or its name).
+
+    Without a dtype it is that which load() would take. Looks only; imports flash_attn if it is installed.
+    """
     import torch
 
-    (name, tested), major = *pins("flash").items(), (torch.version.cuda or "").split(".")[0]
-    if missing := _kernel_missing(name, "half precision, nvcc"):
+    gpu = torch.cuda.is_available()
+    name = str(dtype or ("bfloat16" if gpu else "float32")).removeprefix("torch.")
+    version = _version("flash-attn")
+    imports = bool(version) and not _import_problem("flash_attn")
+    fits = gpu and torch.cuda.get_device_capability() >= CAPABILITY
+    runs = imports and fits and name not in ("float32", "float64")
+    if runs:
+        advice = "FlashAttention-2 runs here: attn_implementation='flash_attention_2'"
+    elif not fits:
+        needs = f"an NVIDIA GPU of compute capability {CAPABILITY[0]}.{CAPABILITY[1]} or more"
+        advice = f"FlashAttention-2 needs {needs}: 'sdpa' runs everywhere"
+    elif imports:
+        advice = f"FlashAttention-2 computes in half precision, not in {name}: give dtype='bfloat16', or take 'sdpa'"
+    else:
+        line = _flash_attention()
+        advice = f"FlashAttention-2 cannot run yet, flash-attn is {line.found}: {line.mend}"
+    capability = torch.cuda.get_device_capability() if gpu else None
+    built_for = torch.version.cuda or ""
+    return FlashAttention(runs, version, imports, capability, name, built_for, _nvcc(), BUILD // _jobs(), advice)
+
+
+def _flash_attention() -> Line:
+    """It is compiled on the reader's machine, unless its authors offer a wheel for this very torch.
+
+    FLASH_ATTN_CUDA_ARCHS and MAX_JOBS are read by its setup.py: one architecture instead of four, and the number of
+    compilers at a time (https://github.com/Dao-AILab/flash-attention/blob/v2.8.3/setup.py, and its README).
+    """
+    import torch
+
+    if missing := _kernel_missing("flash-attn", "half precision, nvcc"):
         return missing
-    if _package(name, tested).found != "not installed":
-        return _package(name, tested)
+    version = _version("flash-attn")
+    problem = _import_problem("flash_attn") if version else ""
+    if version and not problem:
+        return _package("flash-attn", pins("flash").get("flash-attn", version))
+    ok = False if problem else None  # installed and broken is worse than missing
+    state = f"{version} and does not import ({problem})" if problem else "not installed"
+    major = (torch.version.cuda or "").split(".")[0]
     if (_nvcc() or "").split(".")[0] != major:
         where = f"install the toolkit of CUDA {major}: https://developer.nvidia.com/cuda-downloads"
-        return Line(name, None, f"not installed, and nvcc of CUDA {major} is needed to build it", where)
+        return Line("flash-attn", ok, f"{state}, and nvcc of CUDA {major} is needed to build it", where)
     architecture = max(known for known in (80, 90, 100, 120) if known <= 10 * torch.cuda.get_device_capability()[0])
-    build = f"FLASH_ATTN_CUDA_ARCHS={architecture} {PIP} {name}=={tested} --no-build-isolation"
-    return Line(name, None, "not installed; the build took 18 minutes on 16 cores", f"{PIP} ninja wheel && {build}")
+    wanted = "flash-attn" + (f"=={tested}" if (tested := pins("flash").get("flash-attn")) else "")
+    again = "--force-reinstall --no-deps --no-cache-dir " if problem else ""
+    build = f"FLASH_ATTN_CUDA_ARCHS={architecture} MAX_JOBS={_jobs()} {PIP} {again}{wanted} --no-build-isolation"
+    took = f"the build took 18 minutes on 16 cores, so about {BUILD // _jobs()} here"
+    return Line("flash-attn", ok, f"{state}; {took}", f"{PIP} ninja wheel && {build}")
+
+
+def _jobs() -> int:
+    """How many compilers of flash-attn this machine can run at a time."""
+    import psutil
+
+    return max(1, min(os.cpu_count() or 1, psutil.virtual_memory().available // JOB))
 
 
 def _fused_lightning() -> Line:

@@ -35,10 +35,11 @@ SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 def load(path, *, attn_implementation=None, dtype=None, device_map="auto", lightning="auto"):
     """(model, tokenizer) of a converted folder, ready to generate.
 
-    Unless told otherwise: sdpa attention, bf16 on a GPU that has it and fp32 elsewhere, all GPUs or else the CPU.
+    Unless told otherwise: the fastest attention that runs, bf16 on a GPU that has it and fp32 elsewhere, all GPUs or
+    else the CPU.
     `lightning` is the backend of `use_lightning`: "auto", "fused", "torch" or "stock". Raises ConfigError for a folder
     that was not converted or a Transformers that computes something else from it, CheckpointError for one whose files
-    are missing or contradict each other, RuntimeError for "fused" where it cannot run.
+    are missing or contradict each other, RuntimeError for "fused" or "flash_attention_2" where it cannot run.
     """
     from .lightning import choose, described, use_lightning
 
@@ -50,7 +51,7 @@ def load(path, *, attn_implementation=None, dtype=None, device_map="auto", light
     check_tensors(config, tensors)
     verify_frequencies(config)
     dtype, device_map, where = _placement(dtype, device_map)
-    attention = attn_implementation or "sdpa"
+    attention, chosen = _attention(attn_implementation, on_gpu, dtype)
 
     tokenizer = _load_tokenizer(folder)
     model = _load_model(folder, tensors, attn_implementation=attention, dtype=dtype, device_map=device_map)
@@ -59,13 +60,11 @@ def load(path, *, attn_implementation=None, dtype=None, device_map="auto", light
     from .cache import repair_cache
 
     repaired = ", ".join(repair_cache()) or "nothing, this version needs none"
-    print(f"{where}, {attention}, {described(backend, on_gpu)}; cache repaired: {repaired}{_version_note()}")
+    print(f"{where}, {chosen}, {described(backend, on_gpu)}; cache repaired: {repaired}{_version_note()}")
     return model, tokenizer
 
 
 def _converted_config(folder: Path) -> dict:
-    if not folder.exists() and _is_hub_id(folder):
-        raise CheckpointError(f"there is no folder {folder}, and load fetches no model. {_how_to_download(folder)}")
     config = read_config(folder)
     marker = config.get(MARKER)
     if not isinstance(marker, dict) or marker.get("qk_rows") != "permuted":
@@ -83,18 +82,6 @@ def how_to_convert(folder: Path) -> str:
     inside = Path.cwd().is_relative_to(source)  # nothing is written into the source either
     command = ["minimax-nb", "patch", str(source if inside else folder), f"{source.name}-converted"]
     return ("Run, in another directory: " if inside else "Run: ") + shlex.join(command)
-
-
-def _is_hub_id(folder: Path) -> bool:
-    """Whether this can be the owner/name of a model on the hub. With a parent that exists, it is a mistyped path."""
-    owner, *name = folder.parts or ("",)
-    return len(name) == 1 and owner[:1].isalnum() and not folder.parent.exists()
-
-
-def _how_to_download(folder: Path) -> str:
-    name = folder.name
-    steps = f"minimax-nb patch {name} {name}-converted, and load {name}-converted"
-    return f"Run: hf download {folder.as_posix()} --local-dir {name}, then: {steps}"
 
 
 def _on_gpu(device_map) -> bool:
@@ -122,6 +109,24 @@ def _placement(dtype, device_map) -> tuple:
     return dtype, device_map, f"{SHORT.get(name, name)}{why} on {place}"
 
 
+def _attention(asked: str | None, on_gpu: bool, dtype) -> tuple[str, str]:
+    """The attention implementation, and it in words with the reason. RuntimeError if FlashAttention-2 cannot run.
+
+    PyTorch's own attention comes first everywhere: it has FlashAttention-2 built in
+    (https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html).
+    """
+    from .hardware import flash_attention_status
+
+    if asked == "flash_attention_2":
+        if not on_gpu:
+            raise RuntimeError("FlashAttention-2 cannot run on a CPU: 'sdpa' runs everywhere")
+        if not (status := flash_attention_status(dtype)).runs:
+            raise RuntimeError(status.advice)
+    if asked or not on_gpu:
+        return asked or "sdpa", asked or "sdpa"
+    return "sdpa", "sdpa (fused in PyTorch; FlashAttention-2 was no faster on an H200)"
+
+
 def _load_tokenizer(folder: Path):
     from transformers import AutoTokenizer
 
@@ -136,7 +141,8 @@ def _load_model(folder: Path, tensors: Header, **settings):
     from transformers import MiniMaxForCausalLM
     from transformers.utils import logging
 
-    MiniMaxForCausalLM._keys_to_ignore_on_load_missing = [REBUILT]  # Transformers' own list of keys not to report
+    kept = MiniMaxForCausalLM._keys_to_ignore_on_load_missing  # Transformers' own list of keys not to report
+    MiniMaxForCausalLM._keys_to_ignore_on_load_missing = [REBUILT]
     shown = logging.is_progress_bar_enabled()
     if byte_size(tensors.values()) < SMALL:
         logging.disable_progress_bar()
@@ -145,6 +151,7 @@ def _load_model(folder: Path, tensors: Header, **settings):
             folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
     finally:
+        MiniMaxForCausalLM._keys_to_ignore_on_load_missing = kept
         if shown:
             logging.enable_progress_bar()
     lost = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})

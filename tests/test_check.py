@@ -6,6 +6,7 @@ import shutil
 import pytest
 from originals import original_config, original_weights, write_original
 from safetensors.torch import load_file, save_file
+from traps import renamed_config
 
 from minimax_nb import check as module
 from minimax_nb.check import check
@@ -37,6 +38,16 @@ def failure(*arguments, **options) -> str:
 def edit_config(dst, **changes) -> None:
     path = dst / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_source_that_may_have_lost_rotary_dim_is_named(tmp_path):
+    config = renamed_config(original_config())
+    del config["rotary_dim"]
+    src = write_original(tmp_path / "src", config, original_weights(original_config()))
+    assert outcome(patch_checkpoint(src, tmp_path / "dst"), against=src)["rotation"] is None
+    whole = original_config(rotary_dim=16)  # in MiniMax's own naming the key is there, and means it
+    src = write_original(tmp_path / "whole", whole, original_weights(whole))
+    assert "rotation" not in outcome(patch_checkpoint(src, tmp_path / "done"), against=src)
 
 
 def test_a_good_folder_passes(folders):

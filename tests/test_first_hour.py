@@ -105,13 +105,15 @@ def without_numbers(line: str) -> str:
 
 
 def test_the_script_gives_a_first_reply(rehearsal):
-    (script,) = re.findall(r"```python\n(.*?)```", HOUR, re.S)
-    assert len(script.strip().splitlines()) <= 10
+    first, sign = re.findall(r"```python\n(.*?)```", HOUR, re.S)
+    script = first + "print()\n" + sign
+    assert len(first.strip().splitlines()) <= 10 and len(sign.strip().splitlines()) <= 3
     path = os.environ | {"PYTHONPATH": str(NOTEBOOKS.parent)}
     run = subprocess.run([sys.executable, "-c", script], cwd=rehearsal, env=path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "cache repaired: length, mask sizes, beams, repeat, select, reset" in run.stdout.splitlines()[0]
     assert "egg yolks" in run.stdout
+    assert "845921" in run.stdout.splitlines()[-1]
 
 
 def test_a_check_that_needs_more_memory_says_so(rehearsal, monkeypatch, capsys):
@@ -294,7 +296,8 @@ def tokenizer():
 
 
 ERRORS = {
-    "does not exist: give the folder that holds config.json and the weights": lambda: patch("MiniMaxAI/" + SRC),
+    "does not exist: give the folder that holds config.json and the weights": lambda: patch("no-such-folder"),
+    "there is no folder MiniMaxAI/MiniMax-Text-01, and nothing is fetched here": lambda: patch("MiniMaxAI/" + SRC),
     "is missing: complete the download": lambda: cut_shard(None),
     "is damaged": lambda: cut_shard(b"half a file"),
     "is a git-lfs pointer, not the weights": lambda: cut_shard(b"version https://git-lfs.github.com/spec/v1\n"),

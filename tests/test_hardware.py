@@ -132,6 +132,7 @@ def test_an_older_gpu_has_no_command_for_kernels_it_cannot_run(monkeypatch):
 
 def test_kernels_that_are_there(monkeypatch):
     machine(monkeypatch)
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace())
     versions = {"flash_attn": hardware.pins("flash")["flash-attn"], "flash_linear_attention": "0.5.0"}
     installed(monkeypatch, **versions)
     lines = by_name()
@@ -186,3 +187,72 @@ def test_a_conversation_on_the_command_line(tmp_path):
     done = subprocess.run(command, input=said, capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.count("you>") == 5 and "Ctrl-D" in done.stdout
     assert "60 g of parmesan" in done.stdout and "120 g of parmesan" in done.stdout
+
+
+# FlashAttention-2: what is here, and one sentence that says what to do
+
+
+def test_flash_attention_without_a_gpu(monkeypatch):
+    machine(monkeypatch, count=0, built_for=None, driver="")
+    status = hardware.flash_attention_status()
+    assert not status.runs and status.capability is None and status.dtype == "float32"
+    assert "needs an NVIDIA GPU of compute capability 8.0" in status.advice and "'sdpa'" in status.advice
+
+
+def test_flash_attention_on_an_older_gpu(monkeypatch):
+    machine(monkeypatch, capability=(7, 5))
+    status = hardware.flash_attention_status()
+    assert not status.runs and status.capability == (7, 5) and "compute capability 8.0" in status.advice
+
+
+def test_flash_attention_that_could_be_built_comes_with_command_and_time(monkeypatch):
+    machine(monkeypatch)
+    monkeypatch.setattr(hardware.os, "cpu_count", lambda: 16)
+    memory = SimpleNamespace(available=200 * 2**30, total=256 * 2**30)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    status = hardware.flash_attention_status()
+    assert not status.runs and not status.installed and (status.cuda, status.nvcc) == ("13.0", "13.0")
+    assert status.build_minutes == 18 and status.dtype == "bfloat16"
+    assert "FLASH_ATTN_CUDA_ARCHS=90 MAX_JOBS=16 " in status.advice and "about 18 here" in status.advice
+    memory.available = 40 * 2**30  # four compilers fit
+    status = hardware.flash_attention_status()
+    assert status.build_minutes == 72 and "MAX_JOBS=4 " in status.advice
+
+
+def test_flash_attention_without_a_compiler(monkeypatch):
+    machine(monkeypatch, nvcc=None)
+    status = hardware.flash_attention_status()
+    assert not status.nvcc and "nvcc of CUDA 13 is needed" in status.advice and "toolkit of CUDA 13" in status.advice
+
+
+def test_flash_attention_built_for_another_torch_is_built_again(monkeypatch):
+    machine(monkeypatch)
+    installed(monkeypatch, flash_attn="2.8.3")
+
+    def broken(name):
+        raise ImportError("undefined symbol: _ZN3c10\nmore of it")
+
+    monkeypatch.setattr(hardware.importlib, "import_module", broken)
+    status = hardware.flash_attention_status()
+    assert (status.runs, status.installed, status.imports) == (False, "2.8.3", False)
+    assert "does not import (undefined symbol: _ZN3c10)" in status.advice and "--force-reinstall" in status.advice
+    assert "\n" not in status.advice and by_name()["flash-attn"].ok is False
+
+
+@pytest.mark.parametrize("dtype, runs", [(None, True), ("float16", True), (torch.bfloat16, True), ("float32", False)])
+def test_flash_attention_that_is_there_runs_in_half_precision(monkeypatch, dtype, runs):
+    machine(monkeypatch)
+    installed(monkeypatch, flash_attn="2.8.3")
+    monkeypatch.setitem(sys.modules, "flash_attn", SimpleNamespace())
+    status = hardware.flash_attention_status(dtype)
+    assert status.imports and status.runs == runs
+    assert ("runs here" in status.advice) == runs and ("not in float32" in status.advice) != runs
+
+
+def test_flash_attention_is_looked_at_where_this_package_is_not_installed(monkeypatch):
+    def nothing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    machine(monkeypatch)
+    monkeypatch.setattr(importlib.metadata, "requires", nothing)
+    assert "pip install flash-attn --no-build-isolation" in hardware.flash_attention_status().advice

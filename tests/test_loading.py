@@ -5,6 +5,7 @@ import shlex
 import shutil
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny_tokenizer
@@ -20,7 +21,7 @@ from minimax_nb.cache import stock_cache
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.config import ConfigError
 from minimax_nb.folder import INDEX, CheckpointError
-from minimax_nb.loading import TESTED, _placement, load
+from minimax_nb.loading import TESTED, _attention, _placement, load
 
 CONFIG = original_config(vocab_size=tiny_tokenizer.VOCABULARY, num_hidden_layers=3, attn_type_list=[0, 1, 0])
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
@@ -229,3 +230,33 @@ def test_progress_bar_setting_is_left_as_it_was(converted):
     before = logging.is_progress_bar_enabled()
     load(converted)
     assert logging.is_progress_bar_enabled() == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_flash_attention_that_cannot_run_is_one_sentence_before_anything_is_read(converted, monkeypatch):
+    monkeypatch.setattr("minimax_nb.loading._load_model", None)
+    with pytest.raises(RuntimeError) as refusal:
+        load(converted, attn_implementation="flash_attention_2")
+    assert "cannot run on a CPU" in str(refusal.value) and "'sdpa'" in str(refusal.value)
+    assert "\n" not in str(refusal.value) and refusal.value.__cause__ is refusal.value.__context__ is None
+
+
+def test_flash_attention_on_a_gpu_is_looked_at_first(monkeypatch):
+    asked = []
+
+    def status(dtype):
+        asked.append(dtype)
+        return SimpleNamespace(runs=dtype != "float32", advice="not in float32: give bfloat16")
+
+    monkeypatch.setattr("minimax_nb.hardware.flash_attention_status", status)
+    assert _attention("flash_attention_2", True, "bfloat16") == ("flash_attention_2", "flash_attention_2")
+    with pytest.raises(RuntimeError, match="not in float32"):
+        _attention("flash_attention_2", True, "float32")
+    assert asked == ["bfloat16", "float32"]
+
+
+def test_the_attention_chosen_comes_with_its_reason():
+    name, words = _attention(None, True, "bfloat16")
+    assert name == "sdpa" and words.startswith("sdpa (") and "FlashAttention-2" in words
+    assert _attention(None, False, "float32") == ("sdpa", "sdpa")
+    assert _attention("eager", True, "bfloat16") == ("eager", "eager")
