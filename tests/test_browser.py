@@ -155,9 +155,9 @@ def watch(page: Page, errors: list[str]) -> None:
 
 @pytest.fixture
 def page(opened, errors, hold):
-    """The opened notebook with a new chat; afterwards nothing has gone wrong unseen."""
+    """The opened notebook as at the start; afterwards nothing has gone wrong unseen."""
     opened.set_viewport_size({"width": 1200, "height": 1000})
-    opened.get_by_role("button", name="New chat").click()
+    opened.get_by_role("button", name="Reset").click()
     expect(status(opened)).to_have_text("ready")
     yield opened
     hold.unlink(missing_ok=True)
@@ -187,7 +187,8 @@ def test_every_control_has_a_name_and_all_fits(page, widget):
     found = [widget.get_by_label(re.compile(f"^{name}")) for name in names]
     assert [control.input_value() for control in found] == ["0", "50", "1", "1", "200", ""]
     fields, buttons = widget.locator("input, textarea"), widget.get_by_role("button")
-    assert fields.count() == len(names) + 1 and buttons.all_inner_texts() == ["Send", "Stop", "Regenerate", "New chat"]
+    assert fields.count() == len(names) + 1
+    assert buttons.all_inner_texts() == ["Send", "Stop", "Regenerate", "New chat", "Reset"]
     widget.get_by_label("Message").fill("How do I make pesto, please? " * 12)
     for name, width in {"normal": 1200, "narrow": 420}.items():
         page.set_viewport_size({"width": width, "height": 1000})
@@ -287,7 +288,13 @@ def test_by_keyboard_alone(page, widget, hold):
     press("Enter")
     expect(log(widget)).to_be_empty()
     expect(status(widget)).to_have_text("ready")
-    assert widget.get_by_label("Temperature").input_value() == "0"
+    kept = {"Temperature": "0.8", "Longest reply": "8", "Seed": "7"}
+    assert {label: widget.get_by_label(label).input_value() for label in kept} == kept
+    tab_to(page, "Reset")
+    press("Enter")
+    first = {"Temperature": "0", "Longest reply": "200", "Seed": ""}
+    for label, value in first.items():
+        expect(widget.get_by_label(label)).to_have_value(value)
     assert prompts.all_inner_texts() == before  # no key went to the notebook, where Enter and others are commands
 
 

@@ -103,7 +103,7 @@ def said(state, text=None) -> str:
 # Settings
 
 
-def test_a_new_chat_is_greedy():
+def test_the_start_is_greedy():
     assert generation(start()) == {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": 200}
 
 
@@ -324,6 +324,18 @@ def test_reset_while_writing_is_a_new_chat_at_once(state, chat, brake):
     assert said(state, "the sauce") == chat.send("the sauce", **GREEDY)
 
 
+def test_a_new_chat_keeps_the_settings_and_a_wrong_one_stays_said(state):
+    said(state, "the sauce")
+    state.set("top_p", 3)
+    settings = state.settings
+    state.new_chat()
+    assert state.messages == [{"role": "system", "content": SYSTEM}] and state.settings == settings != start()
+    assert state.status == "error: Top-p is 3: give a number from 0.05 to 1"
+    state.set("top_p", 1)
+    state.new_chat()
+    assert state.status == "ready" and state.settings["max_new_tokens"] == 12
+
+
 def test_the_logic_needs_no_widgets(monkeypatch):
     names = [name for name in sys.modules if name.startswith("minimax_nb.widgets")]
     for name in names:
@@ -370,6 +382,10 @@ def test_the_page_asks_and_is_told(view, chat, brake):
     chat.undo()
     chat.send("the sauce", **GREEDY)
     assert shown(view) == (chat.messages, None, False)
+    ask(view, "new_chat")
+    assert shown(view) == ([{"role": "system", "content": SYSTEM}], None, False)
+    assert (view.status, view.settings) == ("ready", start() | {"max_new_tokens": 12})
+    ask(view, "send", text="the sauce")
     ask(view, "reset")
     assert shown(view) == ([{"role": "system", "content": SYSTEM}], None, False)
     assert (view.status, view.settings) == ("ready", start())

@@ -47,11 +47,16 @@ function render({ model, el }) {
   const send = button("Send", sendMessage);
   const stop = button("Stop", () => ask("stop"));
   const regenerate = button("Regenerate", () => ask("regenerate"));
-  const reset = button("New chat", () => {
+  const newChat = button("New chat", () => {
+    box.value = "";
+    ask("new_chat");
+  });
+  const reset = button("Reset", () => {
     box.value = "";
     controls.forEach((each) => each.forget());
     ask("reset");
   });
+  const kept = "New chat keeps the settings, Reset puts them back too.";
   const status = node("p", { role: "status", class: "mmnb-status" });
   const controls = model.get("controls").map((each) => control(each, (name, value) => ask("set", { name, value })));
   const note = node("p", { class: "mmnb-note" }, "Top-k, top-p and the seed count when the temperature is above 0.");
@@ -76,9 +81,9 @@ function render({ model, el }) {
     { class: "mmnb-playground", "aria-label": "Chat playground" },
     log,
     node("label", { class: "mmnb-message" }, "Message", box),
-    node("div", { class: "mmnb-buttons" }, send, stop, regenerate, reset),
+    node("div", { class: "mmnb-buttons" }, send, stop, regenerate, newChat, reset),
     status,
-    node("p", { class: "mmnb-hint" }, "Enter sends, Shift+Enter starts a new line, Esc stops."),
+    node("p", { class: "mmnb-hint" }, "Enter sends, Shift+Enter starts a new line, Esc stops. ", kept),
     node("fieldset", {}, legend, ...controls.map((each) => each.row), note),
   );
   // Else arrow keys, Enter and others would be JupyterLab's commands: it asks the focused element itself.

@@ -36,7 +36,7 @@ class Playground:
     """
 
     def __init__(self, model, tokenizer, system: str | None = None):
-        self._new_chat = functools.partial(Chat, model, tokenizer, system)
+        self._empty_chat = functools.partial(Chat, model, tokenizer, system)
         self._lock = threading.RLock()
         self._writing: _Writing | None = None
         self.changed: Callable[[], None] = lambda: None
@@ -46,14 +46,20 @@ class Playground:
     def busy(self) -> bool:
         return self._writing is not None
 
-    def reset(self) -> None:
-        """A new chat with the first settings. A reply being written is dropped."""
-        chat = self._new_chat()
+    def new_chat(self) -> None:
+        """Empty the conversation and keep the settings. A reply being written is dropped."""
+        chat = self._empty_chat()
         with self._lock:
             self.stop()
-            self._chat, self._writing, self.settings = chat, None, start()
+            self._chat, self._writing = chat, None
             self.messages, self.reply, self.unsent = chat.messages, None, ""
-            self._say("ready")
+            self._say(self._wrong_setting() or "ready")
+
+    def reset(self) -> None:
+        """A new chat with the first settings."""
+        with self._lock:
+            self.settings = start()
+            self.new_chat()
 
     def set(self, name: str, value: float | None) -> None:
         """Change a setting; it counts from the next reply on. A wrong value is kept, said, and refused by `send`."""
@@ -61,11 +67,8 @@ class Playground:
             if name not in self.settings:
                 return self._say(f"error: no setting is called {name}")
             self.settings = {**self.settings, name: value}
-            try:
-                check(self.settings)
-            except ValueError as error:
-                return self._say(f"error: {error}")
-            self._say("ready" if self.status.startswith("error") and not self.busy else self.status)
+            mended = self.status.startswith("error") and not self.busy
+            self._say(self._wrong_setting() or ("ready" if mended else self.status))
 
     def send(self, text: str) -> None:
         """Begin a reply to `text`."""
@@ -95,6 +98,14 @@ class Playground:
             writing = self._writing
         if writing:
             writing.thread.join(timeout)
+
+    def _wrong_setting(self) -> str:
+        """The status for settings that `send` would refuse; empty if they are good."""
+        try:
+            check(self.settings)
+        except ValueError as error:
+            return f"error: {error}"
+        return ""
 
     def _begin(self, text: str | None) -> None:
         if self.busy:

@@ -20,12 +20,13 @@ ACTIONS = {
     "send": lambda playground, asked: playground.send(asked["text"]),
     "stop": lambda playground, asked: playground.stop(),
     "regenerate": lambda playground, asked: playground.regenerate(),
+    "new_chat": lambda playground, asked: playground.new_chat(),
     "reset": lambda playground, asked: playground.reset(),
     "set": lambda playground, asked: playground.set(asked["name"], asked["value"]),
 }
 STILL = (
     "Chat playground, a still picture. Run this cell in JupyterLab to chat: a message box, the buttons Send, Stop, "
-    "Regenerate and New chat, these settings, and replies that appear word by word."
+    "Regenerate, New chat and Reset, these settings, and replies that appear word by word."
 )
 SPEAKERS = {"user": "You", "assistant": "Model", "system": "System"}
 

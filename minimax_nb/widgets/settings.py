@@ -33,7 +33,7 @@ CONTROLS = (
 
 
 def start() -> dict:
-    """The settings that a new chat begins with: greedy."""
+    """The settings at the start and after a reset: greedy."""
     return {control.name: control.start for control in CONTROLS}
 
 
