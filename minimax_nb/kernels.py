@@ -76,9 +76,9 @@ def _decode_step(
     q = tl.load(source + i, mask=inside, other=0.0).to(tl.float32)
     k = tl.load(source + HEAD_DIM + i, mask=inside, other=0.0).to(tl.float32)
     v = tl.load(source + 2 * HEAD_DIM + j, mask=j < HEAD_DIM, other=0.0).to(tl.float32)
-    q = (q * tl.sigmoid(q)).to(out.dtype.element_ty).to(tl.float32)  # rounded where silu_split rounds them
-    k = (k * tl.sigmoid(k)).to(out.dtype.element_ty).to(tl.float32)
-    v = (v * tl.sigmoid(v)).to(out.dtype.element_ty).to(tl.float32)
+    q = (q * tl.sigmoid(q)).to(qkv.dtype.element_ty).to(tl.float32)  # rounded where PyTorch's silu rounds
+    k = (k * tl.sigmoid(k)).to(qkv.dtype.element_ty).to(tl.float32)
+    v = (v * tl.sigmoid(v)).to(qkv.dtype.element_ty).to(tl.float32)
 
     at = head * HEAD_DIM * HEAD_DIM + i[:, None] * HEAD_DIM + j[None, :]
     both = inside[:, None] & (j < HEAD_DIM)[None, :]
@@ -101,6 +101,6 @@ def _silu_split(qkv, mask, out, stride, HEADS: tl.constexpr, HEAD_DIM: tl.conste
         keep = tl.load(mask + token).to(tl.float32)
     for part in tl.static_range(3):
         x = tl.load(source + part * HEAD_DIM, mask=inside, other=0.0).to(tl.float32)
-        x = x * tl.sigmoid(x) * keep
+        x = (x * tl.sigmoid(x) * keep).to(qkv.dtype.element_ty)  # in fp16 so that tf32, of as many bits, holds it
         target = out + part * stride + token * (HEADS * HEAD_DIM) + column
         tl.store(target, x.to(out.dtype.element_ty), mask=inside)

@@ -4,7 +4,8 @@
     python notebooks/execute.py 03 05                   # those whose names begin so
     python notebooks/execute.py 05 --to evidence/       # elsewhere, the originals left as they are
 
-A notebook that fails is left as it was. Times and widget views are dropped: they change with every run.
+A notebook that fails is left as it was. Times and widget views are dropped: they change with every run, and the view of
+a kernel that is gone shows an error.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from nbclient import NotebookClient
 from rich.progress import track
 
 HERE = Path(__file__).resolve().parent
+STILL = "A widget, in JupyterLab: run this cell there."
 
 
 def execute(path: Path, to: Path) -> None:
@@ -28,7 +30,9 @@ def execute(path: Path, to: Path) -> None:
             client.execute_cell(cell, number)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+            data = output.get("data", {})
+            if data.pop("application/vnd.jupyter.widget-view+json", None) and "text/html" not in data:
+                data["text/plain"] = STILL
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
     nbformat.write(notebook, to / path.name)
 
