@@ -1,6 +1,9 @@
 # make lab     opens JupyterLab on notebook 01
 # make test    checks everything: style, units, every notebook against its committed outputs, the browser
 # make tour    runs every notebook without a browser and writes none of them
+# make app     serves the playground as a page of its own, on this machine only; open the link with the token
+#
+# make check-room WHEELS=wheels    on a laptop on the day before a workshop: see docs/workshop.md
 #
 # Each installs what it needs into .venv; the versions are in pyproject.toml.
 # On Linux without an NVIDIA GPU, PyTorch's CPU build saves gigabytes, the first time:
@@ -9,10 +12,18 @@
 PY ?= python3
 TORCH_INDEX ?=
 LAB_ARGS ?=
+APP_ARGS ?=
+WHEELS ?=
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 RUN := .venv/bin/python -m
 
-.PHONY: lab test tour
+# With WHEELS=folder nothing is fetched: pip takes what `pip download` put there.
+ifneq ($(WHEELS),)
+export PIP_NO_INDEX = 1
+export PIP_FIND_LINKS = $(abspath $(WHEELS))
+endif
+
+.PHONY: lab test tour app check-room
 
 lab: .venv/lab.stamp
 	$(RUN) jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/01_installation.ipynb $(LAB_ARGS)
@@ -24,6 +35,12 @@ test: .venv/test.stamp
 
 tour: .venv/lab.stamp
 	$(RUN) jupyter execute --timeout=120 notebooks/*.ipynb
+
+app: .venv/lab.stamp
+	$(RUN) voila --Voila.config_file_paths=docs/app $(APP_ARGS) docs/app/playground.ipynb
+
+check-room: .venv/lab.stamp
+	$(RUN) minimax_nb.cli room $(if $(WHEELS),--wheels $(WHEELS))
 
 .venv/lab.stamp: pyproject.toml
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer, please: make PY=python3.12")'

@@ -1,0 +1,124 @@
+"""`make app`: the playground as a page, through Voila, for whoever has the token and is on this machine."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+from test_browser import DONE, FLAGS, PICTURES, SLOW, chromium, environment, log, status, watch  # noqa: F401
+
+ROOT = Path(__file__).parents[1]
+KERNELS = "/api/kernels/0-0-0-0-0"
+WEBSOCKET = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "x"}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """(address, token, log) of the page, served by the Makefile's own line."""
+    folder = tmp_path_factory.mktemp("app")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = f"--port={port} --Voila.port_retries=0"
+    command = ["make", "-o", ".venv/lab.stamp", "app", f"RUN={sys.executable} -m", f"APP_ARGS={options}"]
+    said = folder / "app.log"
+    with said.open("w") as output:
+        server = subprocess.Popen(command, cwd=ROOT, env=environment(folder), stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield f"http://127.0.0.1:{port}", token(server, said), said
+    finally:
+        server.send_signal(signal.SIGTERM)  # make passes it on, and Voila ends its kernels
+        server.wait(60)
+
+
+def token(server: subprocess.Popen, said: Path) -> str:
+    """That of the link which is printed when the server listens."""
+    deadline = monotonic() + SLOW / 1000
+    while not (link := re.search(r"http://127\.0\.0\.1:\d+/\?token=(\w+)", said.read_text())):
+        assert server.poll() is None and monotonic() < deadline, said.read_text()[-2000:]
+        sleep(0.1)
+    return link[1]
+
+
+def answer(url: str, **headers) -> tuple[int, str]:
+    """(status, where it leads) of one request, without going there."""
+
+    class Stay(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_):
+            return None
+
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), Stay)
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=SLOW / 1000) as response:
+            return response.status, response.url
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers.get("Location", "")
+
+
+@pytest.mark.parametrize("wrong", ["", "?token=", "?token=0123456789abcdef"])
+def test_without_the_token_there_is_no_page_and_no_kernel(served, wrong):
+    address, _, said = served
+    code, leads_to = answer(f"{address}/{wrong}")
+    assert code == 302 and leads_to.startswith("/login?")  # a form that asks for the token
+    assert answer(address + KERNELS + wrong)[0] == 403
+    assert answer(f"{address}{KERNELS}/channels{wrong}", **WEBSOCKET)[0] == 403
+    assert answer(f"{address}/voila/files/playground.ipynb{wrong}")[0] == 403
+    assert "Kernel started" not in said.read_text()
+
+
+def test_with_the_token_the_kernels_answer(served):
+    address, right, _ = served
+    assert answer(f"{address}{KERNELS}?token={right}")[0] == 404  # there is none yet, and one is told so
+
+
+def test_it_listens_on_this_machine_only(served):
+    """A server for all addresses would answer on this one too, which is this machine's as well."""
+    port = int(served[0].rpartition(":")[2])
+    with pytest.raises(OSError):
+        socket.create_connection(("127.0.0.2", port), timeout=5)
+
+
+def test_with_the_token_a_reply_streams_and_nothing_comes_from_elsewhere(served, chromium):  # noqa: F811
+    address, right, _ = served
+    errors, answered, refused = [], [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1000, "height": 900})
+        watch(page, errors)
+        page.on("response", lambda response: answered.append(response.url))
+        page.on("requestfailed", lambda request: refused.append(request.url))
+        assert page.goto(f"{address}/?token={right}", timeout=SLOW).status == 200
+        widget = page.get_by_role("region", name="Chat playground")
+        expect(status(widget)).to_have_text("ready")
+        lengths = watch_length(log(widget))
+        widget.get_by_label("Message").fill("How do I make pesto?")
+        widget.get_by_label("Message").press("Enter")
+        expect(status(widget)).to_have_text(DONE)
+        assert len(lengths()) > 3 and lengths() == sorted(lengths())
+        assert "basil" in log(widget).inner_text()
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=PICTURES / "app.png")
+        assert page.get_by_role("heading").all_inner_texts() == ["A chat with the small model"]
+        browser.close()
+    assert [url for url in answered if not url.startswith((address, "data:", "blob:"))] == []
+    assert [url for url in refused if url.startswith(address)] == []
+    assert [error for error in errors if "Content Security Policy" not in error] == []
+
+
+def watch_length(element):
+    """Keeps the lengths that a text had while it grew; call what is returned to have them."""
+    element.evaluate(
+        """e => {
+            window.lengths = [];
+            new MutationObserver(() => window.lengths.push(e.textContent.length))
+                .observe(e, {childList: true, characterData: true, subtree: true});
+        }"""
+    )
+    return lambda: element.evaluate("() => [...new Set(window.lengths)]")
