@@ -21,20 +21,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from originals import original_config  # noqa: E402
 
+from minimax_nb.bench import WIDTH  # noqa: E402
 from minimax_nb.config import patch_config  # noqa: E402
 from minimax_nb.folder import INDEX, expected_shapes  # noqa: E402
 
 SHARDS = 40
-WIDTH = dict(
-    hidden_size=6144,
-    num_attention_heads=64,
-    num_key_value_heads=8,
-    head_dim=128,
-    rotary_dim=64,
-    num_local_experts=32,
-    intermediate_size=9216,
-    vocab_size=200064,
-)
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ Everything in a run has the same weights and inputs; each part is written as soo
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -21,28 +20,21 @@ from pathlib import Path
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import MiniMaxConfig, MiniMaxForCausalLM
+from transformers import MiniMaxForCausalLM
 from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLightningAttention
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
 from minimax_nb import lightning  # noqa: E402
+from minimax_nb.bench import building_in, random_config, random_model  # noqa: E402
 from minimax_nb.cache import repair_cache, restore, snapshot  # noqa: E402
-from minimax_nb.config import patch_config  # noqa: E402
-from minimax_nb.demo.model import demo_config  # noqa: E402
+from minimax_nb.clock import Clock  # noqa: E402
+from minimax_nb.reference import recurrence  # noqa: E402
+from minimax_nb.results import versions  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OURS = ["fused", "torch"] if DEVICE == "cuda" and lightning.has_fused() else ["torch"]
-WIDTH = {"hidden_size": 6144, "num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "rotary_dim": 64}
-WIDTH |= {"num_local_experts": 32, "intermediate_size": 9216, "vocab_size": 200064, "rope_theta": 10000000}
-NARROW = {"hidden_size": 256, "num_attention_heads": 8, "intermediate_size": 64, "vocab_size": 512}
-
-
-def real_config(toy: bool, **changes) -> MiniMaxConfig:
-    """MiniMax-Text-01's sizes (config.json of MiniMaxAI/MiniMax-Text-01), native."""
-    sizes = NARROW if toy else WIDTH
-    return MiniMaxConfig(**patch_config(demo_config(**sizes | {"max_position_embeddings": 1 << 20} | changes)))
 
 
 def error(got: Tensor, want: Tensor) -> float | str:
@@ -70,7 +62,7 @@ def accuracy(toy: bool, measured: tuple[int, ...] = (0, 40, 78)) -> list[dict]:
     for dtype, scale, steps in ((torch.bfloat16, 1.0, prompt), (torch.float16, 1.0, 256), (torch.float16, 8.0, 256)):
         for layer in measured:
             kinds = [1 if i % 8 == 7 else 0 for i in range(layers)]
-            config = real_config(toy, num_hidden_layers=layers, attn_type_list=kinds)
+            config = random_config(toy, num_hidden_layers=layers, attn_type_list=kinds)
             torch.manual_seed(layer)
             with torch.device(DEVICE):
                 module = MiniMaxLightningAttention(config, layer)
@@ -86,11 +78,8 @@ def built_in(dtype: torch.dtype, config, layer: int) -> MiniMaxLightningAttentio
 
     `from_pretrained` of Transformers 5.23.0 computes them in fp32 and rounds once.
     """
-    torch.set_default_dtype(dtype)
-    with torch.device(DEVICE):
-        module = MiniMaxLightningAttention(config, layer)
-    torch.set_default_dtype(torch.float32)
-    return module
+    with building_in(dtype, DEVICE):
+        return MiniMaxLightningAttention(config, layer)
 
 
 def one_layer(module, built, x: Tensor, prompt: int, steps: int, scale: float) -> list[dict]:
@@ -99,7 +88,7 @@ def one_layer(module, built, x: Tensor, prompt: int, steps: int, scale: float) -
     shape = (module.num_attention_heads, 3, module.head_dim)
     q, k, v = module.act_fn(qkv).unflatten(-1, shape).unbind(3)
     rates = lightning.slopes(module.num_attention_heads, module.layer_idx, module.num_hidden_layers, x.device)
-    want, _ = definition(q, k, v, rates)
+    want, _ = recurrence(q, k, v, rates)
     forms = {"stock": stock_form(module, x, qkv)} | {name: our_form(module, qkv, name) for name in OURS}
     forms["stock, built in half precision"] = stock_form(built, x, qkv)
     rows = []
@@ -116,15 +105,6 @@ def one_layer(module, built, x: Tensor, prompt: int, steps: int, scale: float) -
             row[f"decode_{first}_after"] = error(out[:, prompt : prompt + first], want[:, prompt : prompt + first])
         rows.append(row)
     return rows
-
-
-def definition(q, k, v, rates) -> tuple[Tensor, Tensor]:
-    """Token by token in float64."""
-    decay, state, out = torch.exp(-rates.double())[:, None, None], 0.0, torch.empty(q.shape, device=q.device).double()
-    for t in range(q.shape[1]):
-        state = decay * state + k[:, t, :, :, None].double() * v[:, t, :, None, :].double()
-        out[:, t] = (q[:, t, :, None, :].double() @ state)[:, :, 0]
-    return out, state
 
 
 def stock_form(module, x: Tensor, qkv: Tensor):
@@ -158,47 +138,15 @@ def our_form(module, qkv: Tensor, backend: str):
 # ---- times ---------------------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """Milliseconds on the device, of whole calls and of the lightning sublayers within them."""
-
-    def __init__(self, model):
-        self.model, self.marks = model, []
-        for module in model.modules():
-            if isinstance(module, MiniMaxLightningAttention):
-                module.register_forward_pre_hook(lambda *_: self.mark())
-                module.register_forward_hook(lambda *_: self.mark())
-
-    def mark(self):
-        if DEVICE == "cpu":
-            self.marks.append(time.perf_counter())
-        else:
-            self.marks.append(torch.cuda.Event(enable_timing=True))
-            self.marks[-1].record()
-
-    def __call__(self, call, repeats: int, before=lambda: None) -> dict:
-        """Medians over `repeats` calls after one that warms up, and the spread of the whole."""
-        whole, sublayers = [], []
-        for _ in range(repeats + 1):
-            before()
-            self.marks.clear()
-            self.mark()
-            call()
-            self.mark()
-            spans = self.spans()
-            whole.append(self.between(self.marks[0], self.marks[-1]))
-            sublayers.append(sum(spans))
-        whole, sublayers = whole[1:], sublayers[1:]
-        found = {"ms": statistics.median(whole), "lightning_ms": statistics.median(sublayers)}
-        return {name: round(ms, 3) for name, ms in (found | {"least_ms": min(whole), "most_ms": max(whole)}).items()}
-
-    def spans(self) -> list[float]:
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-        inner = self.marks[1:-1]
-        return [self.between(*pair) for pair in zip(inner[::2], inner[1::2], strict=True)]
-
-    def between(self, first, last) -> float:
-        return 1000 * (last - first) if DEVICE == "cpu" else first.elapsed_time(last)
+def timed(clock: Clock, call, repeats: int, before=lambda: None) -> dict:
+    """Medians over `repeats` calls after one that warms up, and the spread of the whole."""
+    parts = []
+    for _ in range(repeats + 1):
+        before()
+        parts.append(clock.split(call))
+    whole, sublayers = ([sum(part.values()) for part in parts[1:]], [part["lightning"] for part in parts[1:]])
+    found = {"ms": statistics.median(whole), "lightning_ms": statistics.median(sublayers)}
+    return {name: round(ms, 3) for name, ms in (found | {"least_ms": min(whole), "most_ms": max(whole)}).items()}
 
 
 @torch.inference_mode()
@@ -211,7 +159,7 @@ def times(model, clock: Clock, lengths: dict[str, int], forms: list[str], repeat
         start, size = time.perf_counter(), lengths["prefill"]
         cached(model, ids[:, : lengths["kept"]])
         first = round(time.perf_counter() - start, 2)  # kernels are compiled and tuned here
-        found = clock(lambda size=size: model(ids[:, :size], use_cache=True, logits_to_keep=1), min(repeats, 3))
+        found = timed(clock, lambda size=size: model(ids[:, :size], use_cache=True, logits_to_keep=1), min(repeats, 3))
         rows.append({"form": form, "what": "prefill", "tokens": size} | found)
         rows[-1] |= {"peak_gb": peak(), "first_call_s": first}
         rows.append(going_on(model, clock, ids, form, lengths["kept"], lengths["turn"], repeats))
@@ -234,7 +182,7 @@ def going_on(model, clock: Clock, ids: Tensor, form: str, kept: int, size: int, 
     cache = cached(model, ids[:, :kept])
     before, settings = snapshot(cache), {"use_cache": True, "logits_to_keep": 1}
     call = lambda: model(ids[:, :size], past_key_values=cache, **settings)  # noqa: E731
-    found = clock(call, repeats, lambda: restore(cache, before))
+    found = timed(clock, call, repeats, lambda: restore(cache, before))
     return {"form": form, "what": "second turn" if size > 1 else "decode", "tokens": size, "kept": kept} | found
 
 
@@ -243,11 +191,7 @@ def peak() -> float | None:
 
 
 def speed(toy: bool) -> dict:
-    config = real_config(toy)
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device(DEVICE):
-        model = MiniMaxForCausalLM(config).eval()
-    torch.set_default_dtype(torch.float32)
+    model = random_model(toy, "bfloat16")
     lengths = {"kept": 4096, "turn": 1024, "prefill": 131072} if not toy else {"kept": 300, "turn": 64, "prefill": 600}
     rows = times(model, Clock(model), lengths, ["stock", *OURS], repeats=5)
     return {"rows": rows} | ({"within": within(model, lengths["prefill"])} if DEVICE == "cuda" else {})
@@ -286,8 +230,8 @@ def within(model, length: int) -> list[dict]:
     found = []
     for name, call in parts.items():
         try:
-            clock = Clock(nn.Module())
-            found.append({"part": name} | {k: v for k, v in clock(call, 5).items() if k != "lightning_ms"})
+            figures = timed(Clock(nn.Module(), x.device), call, 5)
+            found.append({"part": name} | {k: v for k, v in figures.items() if k != "lightning_ms"})
         except Exception as problem:  # a library kernel that does not compile at this size is a finding
             found.append({"part": name, "problem": f"{type(problem).__name__}: {str(problem)[:200]}"})
         print(json.dumps(found[-1]), flush=True)
@@ -307,7 +251,7 @@ def demo(dtype: torch.dtype):
 
 
 def long_conversations(tokenizer, rows: int, length: int) -> Tensor:
-    """Held-out conversations of the demo's own corpus, as token ids (rows, length)."""
+    """Conversations of the demo's own corpus, drawn from seeds of their own, as token ids (rows, length)."""
     import random
 
     from minimax_nb.demo.train import Encoder
@@ -362,13 +306,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     name = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    versions["transformers"] = transformers.__version__
-    if lightning.has_fused():
-        from importlib.metadata import version
-
-        versions |= {package: version(package) for package in ("flash-linear-attention", "triton")}
-    result = {"what": "lightning attention, stock and ours", "device": name, "versions": versions}
+    result = {"what": "lightning attention, stock and ours", "device": name, "versions": versions()}
     result |= {
         "date": str(date.today()),
         "command": " ".join(["python benchmarks/lightning.py", *arguments.parts]),

@@ -16,6 +16,7 @@ import copy
 import gc
 import importlib.metadata
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from .config import ConfigError, patch_config
 from .demo.model import demo_config
 from .floor import floor, rates
 from .hardware import flash_attention_status
-from .lightning import choose, use_lightning
+from .lightning import use_lightning
 from .results import GB, Results
 
 # MiniMax-Text-01 (config.json of MiniMaxAI/MiniMax-Text-01), and a model with the same layers for any machine
@@ -43,6 +44,24 @@ STEPS = 4  # decode steps for each repeat of a prefill
 ERROR_LENGTH = 1024  # tokens
 
 
+def random_config(toy: bool, **changes) -> MiniMaxConfig:
+    """The native config of MiniMax-Text-01's sizes or a toy's: one hybrid period, unless `changes` say otherwise."""
+    sizes = (TOY if toy else WIDTH) | {"max_position_embeddings": 1 << 20}
+    return MiniMaxConfig(**patch_config(demo_config(**sizes | changes)))
+
+
+@contextmanager
+def building_in(dtype: torch.dtype, device: str) -> Iterator[None]:
+    """Within it, modules are made in `dtype` on `device`, and what they compute when they are made is too."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def random_model(toy: bool, dtype: str) -> nn.Module:
     """One hybrid period, 7 lightning layers and a softmax layer, with random weights; at real width unless `toy`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -50,14 +69,8 @@ def random_model(toy: bool, dtype: str) -> nn.Module:
         raise ConfigError(
             f"one hybrid period at real width needs a GPU with {NEEDS // GB} GB free: give --toy or a folder"
         )
-    sizes = (TOY if toy else WIDTH) | {"max_position_embeddings": 1 << 20}
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(getattr(torch, dtype))
-    try:
-        with torch.device(device):
-            return MiniMaxForCausalLM(MiniMaxConfig(**patch_config(demo_config(**sizes)))).eval()
-    finally:
-        torch.set_default_dtype(before)
+    with building_in(getattr(torch, dtype), device):
+        return MiniMaxForCausalLM(random_config(toy)).eval()
 
 
 def model_for(folder: Path | None, toy: bool, plan: Plan) -> tuple[nn.Module, str]:
@@ -131,7 +144,7 @@ def cannot_run(model: nn.Module, attention: str, lightning: str, dtype: str) -> 
         return status.advice
     try:
         model.set_attn_implementation(attention)
-        use_lightning(model, choose(lightning, on_gpu=model.device.type == "cuda"))
+        use_lightning(model, lightning)
     except (ImportError, RuntimeError, ValueError) as error:
         return str(error).partition("\n")[0]
     return ""

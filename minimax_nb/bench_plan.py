@@ -12,7 +12,7 @@ import torch
 
 from .config import ConfigError
 from .lightning import BACKENDS, has_fused
-from .results import SHORT
+from .loading import SHORT
 
 CHOICES = {
     "attention": ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"),

@@ -22,6 +22,7 @@ from .folder import (
     TensorInfo,
     check_tensors,
     expected_shapes,
+    how_to_convert,
     merge,
     qk_names,
     read_bytes,
@@ -30,7 +31,6 @@ from .folder import (
     read_json,
     value_count,
 )
-from .loading import how_to_convert
 
 BOUND = 1e-5  # relative error of the logits; float32 alone gives about 1e-6, a wrong rotation above 1e-1
 TOKENS = 32

@@ -10,6 +10,7 @@ torch. Every error is a CheckpointError that names the file and says what to do.
 
 import json
 import math
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
@@ -65,6 +66,17 @@ def _how_to_download(folder: Path) -> str:
     name = folder.name
     steps = f"minimax-nb patch {name} {name}-converted, and load {name}-converted"
     return f"Run: hf download {folder.as_posix()} --local-dir {name}, then: {steps}"
+
+
+def how_to_convert(folder: Path) -> str:
+    """The command that converts `folder`, in a sentence.
+
+    It writes to the current directory, never beside the source, which may lie inside the installed package.
+    """
+    source = folder.resolve()
+    inside = Path.cwd().is_relative_to(source)  # nothing is written into the source either
+    command = ["minimax-nb", "patch", str(source if inside else folder), f"{source.name}-converted"]
+    return ("Run, in another directory: " if inside else "Run: ") + shlex.join(command)
 
 
 def read_json(path: Path) -> dict:

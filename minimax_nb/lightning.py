@@ -98,14 +98,14 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor, size
 
     added = (k * to_end).transpose(-1, -2) @ v  # what each block adds to the state
     steps = torch.cat([state[:, :, None], added], 2).flatten(-2)
-    states = (_decays(slope * size, steps.shape[2]) @ steps).unflatten(-1, state.shape[-2:])  # before block 0, 1, ...
-    out = (q @ k.transpose(-1, -2)).mul_(_decays(slope, size)[:, None]) @ v  # in place: on a CPU half of what it took
+    states = (decays(slope * size, steps.shape[2]) @ steps).unflatten(-1, state.shape[-2:])  # before block 0, 1, ...
+    out = (q @ k.transpose(-1, -2)).mul_(decays(slope, size)[:, None]) @ v  # in place: on a CPU half of what it took
     out += (q @ states[:, :, :-1]).mul_(from_start)
     return out.permute(0, 2, 3, 1, 4).flatten(1, 2), states[:, :, -1]
 
 
-def _decays(slope: Tensor, size: int) -> Tensor:
-    """(heads, size, size): exp(-slope (i - j)) at and below the diagonal, 0 above."""
+def decays(slope: Tensor, size: int) -> Tensor:
+    """slope (heads, 1, 1), positive -> (heads, size, size): exp(-slope (i - j)) at and below the diagonal, 0 above."""
     steps = torch.arange(size, device=slope.device, dtype=slope.dtype)
     apart = steps[:, None] - steps
     return torch.exp(-slope * apart.masked_fill(apart < 0, torch.inf))

@@ -9,7 +9,6 @@ the rows of q_proj and k_proj that arrived in the model, and the cache. It does 
 """
 
 import importlib.metadata
-import shlex
 from pathlib import Path
 
 from .config import MARKER, ConfigError, verify_frequencies
@@ -19,6 +18,7 @@ from .folder import (
     Header,
     byte_size,
     check_tensors,
+    how_to_convert,
     merge,
     qk_names,
     read_config,
@@ -71,17 +71,6 @@ def _converted_config(folder: Path) -> dict:
         wrong = "is not converted, stock Transformers would compute it wrong"
         raise ConfigError(f"{folder} {wrong}. {how_to_convert(folder)}")
     return config
-
-
-def how_to_convert(folder: Path) -> str:
-    """The command that converts `folder`, in a sentence.
-
-    It writes to the current directory, never beside the source, which may lie inside the installed package.
-    """
-    source = folder.resolve()
-    inside = Path.cwd().is_relative_to(source)  # nothing is written into the source either
-    command = ["minimax-nb", "patch", str(source if inside else folder), f"{source.name}-converted"]
-    return ("Run, in another directory: " if inside else "Run: ") + shlex.join(command)
 
 
 def _on_gpu(device_map) -> bool:

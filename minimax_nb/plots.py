@@ -93,7 +93,7 @@ def traps(rows: Mapping[str, Mapping[str, float]]) -> Figure:
     """
     measures = list(next(iter(rows.values())))
     with plt.rc_context(FONT):
-        figure, panels = _figure(11, 1.1 + 0.45 * len(rows), columns=len(measures))
+        figure, panels = _panels(11, 1.1 + 0.45 * len(rows), len(measures))
         for axes, measure in zip(panels, measures, strict=True):
             values = [row[measure] for row in rows.values()]
             for at, value in enumerate(values):
@@ -111,9 +111,8 @@ def recall(shares: Mapping[str, Mapping[int, float]]) -> Figure:
     """Share of stated values repeated to the letter, in per cent, against their distance in tokens; a line a model."""
     with plt.rc_context(FONT):
         figure, axes = _figure(8, 3.6)
-        for (name, points), (colour, marker, dash) in zip(shares.items(), STYLES, strict=False):
-            style = {"color": colour, "marker": marker, "linestyle": dash, "linewidth": 2, "markersize": 8}
-            axes.plot(list(points), list(points.values()), label=name, **style)
+        for (name, points), style in zip(shares.items(), STYLES, strict=False):
+            axes.plot(list(points), list(points.values()), label=name, **_line(style))
         axes.set(xlabel="tokens between the statement and the question", ylabel="recalled, %", ylim=(-4, 104))
         axes.set_xticks(list(points))
         axes.grid(axis="y", alpha=0.3)
@@ -129,8 +128,8 @@ def next_token(
     `before`, if given, is drawn in every panel as an outline, for comparison. A probability of 0 is written "cut".
     """
     with plt.rc_context(FONT):
-        figure, panels = _figure(11, 1.3 + 0.38 * len(tokens), columns=len(shares))
-        for axes, (name, values) in zip([panels] if len(shares) == 1 else panels, shares.items(), strict=True):
+        figure, panels = _panels(11, 1.3 + 0.38 * len(tokens), len(shares))
+        for axes, (name, values) in zip(panels, shares.items(), strict=True):
             axes.barh(range(len(tokens)), values, color=BLUE, alpha=0.75)
             if before is not None:
                 axes.barh(range(len(tokens)), before, color="none", edgecolor="black", linewidth=1.2)
@@ -164,10 +163,22 @@ def tokens(pieces: Sequence[str], ids: Sequence[int], special: Collection[int], 
     return figure
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
-    figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained")
+def _figure(width: float, height: float, rows: int = 1):
+    figure, axes = plt.subplots(rows, figsize=(width, height), layout="constrained")
     plt.close(figure)
     return figure, axes
+
+
+def _panels(width: float, height: float, columns: int) -> tuple[Figure, list]:
+    """A figure and its axes side by side, a list of one too."""
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
+    plt.close(figure)
+    return figure, list(axes[0])
+
+
+def _line(style: tuple, **more) -> dict:
+    """An entry of STYLES as what matplotlib's plot takes."""
+    return dict(zip(("color", "marker", "linestyle"), style, strict=True)) | {"linewidth": 2, "markersize": 8} | more
 
 
 def _box(axes, x: float, y: float, letter: str, share: float | None, colours: Colormap) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .plots import BLUE, FONT, GREEN, GREY, STYLES, VERMILLION, _figure, _short
+from .plots import BLUE, FONT, GREEN, GREY, STYLES, VERMILLION, _figure, _line, _panels, _short
 
 LINES = (*STYLES, (GREY, "D", "-."), ("#CC79A7", "v", (0, (1, 3))))
 KINDS = {"lightning": (VERMILLION, "//"), "experts": (BLUE, ""), "softmax": (GREEN, ".."), "rest": ("#BBBBBB", "xx")}
@@ -37,7 +37,7 @@ def time(rows: Rows, by: str = "attention") -> Figure:
             ok = _ok(line)
             below, above = ([abs(row["ms"] - row[end]) for row in ok] for end in ("least_ms", "most_ms"))
             values = [row["ms"] for row in ok]
-            axes.errorbar([row["length"] for row in ok], values, [below, above], label=name, capsize=3, **_style(style))
+            axes.errorbar([row["length"] for row in ok], values, [below, above], label=name, capsize=3, **_line(style))
         floors = _floors(rows)
         axes.plot(list(floors), list(floors.values()), color="black", linewidth=1, linestyle=(0, (6, 3)), label="floor")
         axes.set(yscale="log", ylabel="milliseconds")
@@ -53,7 +53,7 @@ def memory(rows: Rows, by: str = "attention") -> Figure:
         figure, axes = _figure(9, 4.8)
         for (name, line), style in zip(_lines(rows, by).items(), LINES, strict=False):
             ok = _ok(line)
-            axes.plot([row["length"] for row in ok], [row["extra_gb"] for row in ok], label=name, **_style(style))
+            axes.plot([row["length"] for row in ok], [row["extra_gb"] for row in ok], label=name, **_line(style))
         axes.set(yscale="log", ylabel="GB beyond the weights")
         _finish(axes, rows, by)
     return figure
@@ -85,12 +85,12 @@ def speed_up(rows: Rows, against: Sequence[str] = ("eager", "sdpa"), by: str = "
     """How many times as fast each line is as each of `against`, a panel each; 1 is as fast."""
     lines = _lines(rows, by)
     with plt.rc_context(FONT):
-        figure, panels = _figure(11, 4.2, columns=len(against))
-        for axes, base in zip([panels] if len(against) == 1 else panels, against, strict=True):
+        figure, panels = _panels(11, 4.2, len(against))
+        for axes, base in zip(panels, against, strict=True):
             for (name, line), style in zip(lines.items(), LINES, strict=False):
                 points = ratios(lines[_name(base)], line)
                 if name != _name(base) and points:
-                    axes.plot(list(points), list(points.values()), label=name, **_style(style))
+                    axes.plot(list(points), list(points.values()), label=name, **_line(style))
             axes.axhline(1, color=GREY, linewidth=1.5, linestyle=(0, (6, 3)))
             axes.set(title=f"against {_name(base)}", ylabel="times as fast")
             axes.set_ylim(0, 1.15 * max([1.0, *(y for line in axes.lines for y in line.get_ydata())]))
@@ -171,10 +171,6 @@ def _floors(rows: Rows) -> dict[int, float]:
 def _percent(row: Mapping) -> dict[str, float]:
     whole = sum(row["kinds"].values())
     return {kind: 100 * row["kinds"][kind] / whole for kind in KINDS}
-
-
-def _style(style: tuple) -> dict:
-    return dict(zip(("color", "marker", "linestyle"), style, strict=True)) | {"linewidth": 2, "markersize": 8}
 
 
 def _finish(axes, rows: Rows, by: str, crosses: bool = True) -> None:

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from .plots import BLUE, FONT, GREY, STYLES, VERMILLION, _figure, _short
+from .plots import BLUE, FONT, GREY, STYLES, VERMILLION, _figure, _line, _panels, _short
 
 
 def half_lives(tokens: Sequence[Sequence[float]], softmax: Collection[int] = ()) -> Figure:
@@ -67,9 +67,8 @@ def cost(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]) -> Figur
     """Milliseconds against length, both logarithmic, a line for each kind of layer."""
     with plt.rc_context(FONT):
         figure, axes = _figure(9, 4.2)
-        for (name, values), (colour, marker, dash) in zip(seconds.items(), STYLES, strict=False):
-            style = {"color": colour, "marker": marker, "linestyle": dash, "linewidth": 2, "markersize": 8}
-            axes.loglog(tokens, [1000 * value for value in values], label=name, **style)
+        for (name, values), style in zip(seconds.items(), STYLES, strict=False):
+            axes.loglog(tokens, [1000 * value for value in values], label=name, **_line(style))
         axes.set(xlabel="tokens", ylabel="milliseconds")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xticks(tokens, [str(count) for count in tokens])
@@ -83,11 +82,11 @@ def drift(errors: Mapping[str, Sequence[float]]) -> Figure:
     """Relative error of each decode step's output, both axes logarithmic; a line a way of computing."""
     with plt.rc_context(FONT):
         figure, axes = _figure(9, 4.2)
-        for (name, values), (colour, marker, dash) in zip(errors.items(), STYLES, strict=False):
+        for (name, values), style in zip(errors.items(), STYLES, strict=False):
             steps = range(1, len(values) + 1)
             marks = [2**power - 1 for power in range(len(values).bit_length())]
-            style = {"color": colour, "marker": marker, "linestyle": dash, "markevery": marks, "markersize": 8}
-            axes.loglog(steps, [100 * value for value in values], linewidth=1.5, label=name, **style)
+            line = _line(style, linewidth=1.5, markevery=marks)
+            axes.loglog(steps, [100 * value for value in values], label=name, **line)
         axes.set(xlabel="decode step", ylabel="relative error, %")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_major_formatter("{x:g}")
@@ -99,16 +98,14 @@ def drift(errors: Mapping[str, Sequence[float]]) -> Figure:
 def recorded_errors(panels: Mapping[str, Mapping[str, Mapping[str, float | str]]]) -> Figure:
     """Errors in percent, a panel a layer, a line a form, a point a stage; what is no number stands above, in words."""
     with plt.rc_context(FONT):
-        figure, all_axes = _figure(11, 4.2, columns=len(panels))
-        all_axes = [all_axes] if len(panels) == 1 else list(all_axes)
+        figure, all_axes = _panels(11, 4.2, len(panels))
         for axes, (title, forms) in zip(all_axes, panels.items(), strict=True):
             stages = list(next(iter(forms.values())))
-            for at, ((name, found), (colour, marker, dash)) in enumerate(zip(forms.items(), STYLES, strict=False)):
+            for at, ((name, found), style) in enumerate(zip(forms.items(), STYLES, strict=False)):
                 values = [value if isinstance(value, float) else float("nan") for value in found.values()]
-                style = {"color": colour, "marker": marker, "linestyle": dash, "linewidth": 2, "markersize": 9}
                 label = name if all(value == value for value in values) else f"{name}: not finite"
                 places = [stage + 0.12 * (at - 1) for stage in range(len(stages))]
-                axes.semilogy(places, values, label=label, **style)
+                axes.semilogy(places, values, label=label, **_line(style, markersize=9))
             axes.set(title=title, ylim=(0.01, 1000), xlim=(-0.4, len(stages) - 0.6))
             axes.set_xticks(range(len(stages)), stages, fontsize=10)
             axes.yaxis.set_major_formatter("{x:g}")
@@ -121,8 +118,7 @@ def recorded_errors(panels: Mapping[str, Mapping[str, Mapping[str, float | str]]
 def split_times(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
     """Milliseconds of a call, a panel a call and a bar a form: (whole, lightning layers within it)."""
     with plt.rc_context(FONT):
-        figure, all_axes = _figure(11, 3.3, columns=len(panels))
-        all_axes = [all_axes] if len(panels) == 1 else list(all_axes)
+        figure, all_axes = _panels(11, 3.3, len(panels))
         for axes, (title, forms) in zip(all_axes, panels.items(), strict=True):
             whole, inner = (list(column) for column in zip(*forms.values(), strict=True))
             rest = [both - part for both, part in zip(whole, inner, strict=True)]

@@ -1,9 +1,9 @@
 """The yardstick: MiniMax-Text-01 computed naively, in float64, from its definition.
 
 Written from the paper (arXiv 2501.08313, sections 2.1 to 2.3) and the original config's keys, not from the code it
-judges. It takes the *original* config and weights, token by token and head by head, and is slow on purpose: nothing
-here is blocked, cached or fused, so nothing here can go wrong in those ways. It knows no padding (give it one row
-without pads) and no cache.
+judges. It takes the *original* config and weights, token by token, and is slow on purpose: nothing here is blocked,
+cached or fused, so nothing here can go wrong in those ways. It knows no padding (give it one row without pads) and no
+cache.
 
     logits = reference.forward(config, weights, [1, 2, 3])      # (3, vocab_size), float64
 """
@@ -44,17 +44,26 @@ def lightning_attention(config: dict, weights: Mapping[str, Tensor], layer: int,
     """(length, hidden) in and out. Per head and token: S = exp(-slope) S + k v^T; out = q S."""
     prefix, head_dim = f"model.layers.{layer}.self_attn.", _head_dim(config)
     qkv = _silu(h @ _get(weights, prefix + "qkv_proj.weight").T)
-    heads = qkv.view(len(h), config["num_attention_heads"], 3 * head_dim)
-    out = torch.empty(len(h), config["num_attention_heads"], head_dim, dtype=torch.float64)
-    for head, slope in enumerate(slopes(config, layer)):
-        state = torch.zeros(head_dim, head_dim, dtype=torch.float64)
-        for token in range(len(h)):
-            q, k, v = heads[token, head].split(head_dim)
-            state = torch.exp(-slope) * state + torch.outer(k, v)
-            out[token, head] = q @ state
-    normed = rms_norm(out.flatten(1), _get(weights, prefix + "norm.weight"), 1e-6)
+    q, k, v = qkv.view(1, len(h), config["num_attention_heads"], 3 * head_dim).split(head_dim, -1)
+    out, _ = recurrence(q, k, v, slopes(config, layer))
+    normed = rms_norm(out[0].flatten(1), _get(weights, prefix + "norm.weight"), 1e-6)
     gate = torch.sigmoid(h @ _get(weights, prefix + "output_gate.weight").T)
     return (gate * normed) @ _get(weights, prefix + "out_proj.weight").T
+
+
+def recurrence(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Token by token, S = exp(-slope) S + k v^T and out = q S, in float64.
+
+    q, k, v: (batch, length, heads, head_dim) after the silu; slopes: (heads,); state: (batch, heads, head_dim,
+    head_dim) or None. Returns out, like q, and the new state.
+    """
+    decay, state = torch.exp(-slopes.double())[:, None, None], 0.0 if state is None else state.double()
+    out = []
+    for token in range(q.shape[1]):
+        q_t, k_t, v_t = (x[:, token, :, None, :].double() for x in (q, k, v))
+        state = decay * state + k_t.transpose(-1, -2) * v_t
+        out.append((q_t @ state)[:, :, 0])
+    return torch.stack(out, 1), state
 
 
 def slopes(config: dict, layer: int) -> Tensor:

@@ -4,7 +4,6 @@ results = Results(Path("bench.json"), command="minimax-nb bench")
 results.add("rows", {"status": "ok", "ms": 1.2})
 """
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -14,9 +13,9 @@ from pathlib import Path
 import torch
 
 from .folder import CheckpointError
-from .hardware import GB, _driver, flash_attention_status
+from .hardware import GB, _driver, _version, flash_attention_status
+from .loading import SHORT
 
-SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 PACKAGES = ("torch", "transformers", "flash-attn", "flash-linear-attention", "triton")
 
 
@@ -57,12 +56,7 @@ class Results:
 
 def versions() -> dict[str, str]:
     """Of Python, the driver, and what computes; what is not there is left out."""
-    found = {"python": platform.python_version(), "driver": _driver()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    found = {"python": platform.python_version(), "driver": _driver()} | {name: _version(name) for name in PACKAGES}
     return {name: version for name, version in found.items() if version}
 
 

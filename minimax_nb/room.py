@@ -125,7 +125,7 @@ def _kernel() -> str:
 
 
 def _lab() -> str:
-    token, address = secrets.token_hex(16), f"http://127.0.0.1:{_free_port()}"
+    token, address = secrets.token_hex(16), f"http://127.0.0.1:{free_port()}"
     options = [f"--port={address.rpartition(':')[2]}", f"--IdentityProvider.token={token}", "--allow-root"]
     with tempfile.TemporaryFile() as log:
         server = subprocess.Popen([*LAB, *options], stdout=log, stderr=subprocess.STDOUT)
@@ -141,7 +141,7 @@ def _lab() -> str:
     return "answers on 127.0.0.1"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

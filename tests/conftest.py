@@ -2,7 +2,25 @@
 
 import os
 
+import pytest
+
 # Models this small gain nothing from a second thread, and two torch processes that share two cores, each with a
 # thread for every core, wait for one another: tests took 20 times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """(model, tokenizer) of a small random checkpoint that can chat: 5 layers, the fourth softmax."""
+    import tiny_tokenizer
+    from originals import original_config, original_weights, write_original
+
+    from minimax_nb.checkpoint import patch_checkpoint
+    from minimax_nb.loading import load
+
+    folder = tmp_path_factory.mktemp("chat")
+    config = original_config(vocab_size=tiny_tokenizer.VOCABULARY, num_hidden_layers=5, attn_type_list=[0, 0, 0, 1, 0])
+    source = write_original(folder / "original", config, original_weights(config))
+    tiny_tokenizer.write_tokenizer(source)
+    return load(patch_checkpoint(source, folder / "converted"))

@@ -14,6 +14,8 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 from test_browser import DONE, FLAGS, PICTURES, SLOW, chromium, environment, log, status, watch  # noqa: F401
 
+from minimax_nb.room import free_port
+
 ROOT = Path(__file__).parents[1]
 KERNELS = "/api/kernels/0-0-0-0-0"
 WEBSOCKET = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "x"}
@@ -23,9 +25,7 @@ WEBSOCKET = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Ver
 def served(tmp_path_factory):
     """(address, token, log) of the page, served by the Makefile's own line."""
     folder = tmp_path_factory.mktemp("app")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     options = f"--port={port} --Voila.port_retries=0"
     command = ["make", "-o", ".venv/lab.stamp", "app", f"RUN={sys.executable} -m", f"APP_ARGS={options}"]
     said = folder / "app.log"

@@ -10,7 +10,6 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -20,6 +19,8 @@ from time import monotonic, sleep
 import nbformat
 import pytest
 from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+from minimax_nb.room import free_port
 
 PICTURES = Path(__file__).parents[1] / "runs" / "browser"
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
@@ -79,9 +80,7 @@ def chromium() -> str:
 @pytest.fixture(scope="module")
 def url(folder):
     """A JupyterLab that knows nothing of this user's settings, and stops when the tests are done."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     token, base, log = secrets.token_hex(16), f"http://127.0.0.1:{port}", folder / "lab.log"
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
     command += ["--ServerApp.port_retries=0", f"--ServerApp.root_dir={folder}", f"--IdentityProvider.token={token}"]

@@ -5,29 +5,16 @@ import itertools
 from contextlib import contextmanager
 
 import pytest
-import tiny_tokenizer
 import torch
-from originals import original_config, original_weights, write_original
 from transformers import GenerationConfig, LogitsProcessor
 
 from minimax_nb.cache import stock_cache
 from minimax_nb.chat import Chat
-from minimax_nb.checkpoint import patch_checkpoint
-from minimax_nb.loading import load
 
 torch.set_num_threads(1)  # matrices this small are slower on two, much slower beside other work
 
 TURNS = ["the sauce", "and a recipe", "蛋黄酱怎么做", "one two three " * 18, "mustard"]
 SYSTEM = "a recipe for one"
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("chat")
-    config = original_config(vocab_size=tiny_tokenizer.VOCABULARY, num_hidden_layers=5, attn_type_list=[0, 0, 0, 1, 0])
-    source = write_original(folder / "original", config, original_weights(config))
-    tiny_tokenizer.write_tokenizer(source)
-    return load(patch_checkpoint(source, folder / "converted"))
 
 
 @pytest.fixture

@@ -26,17 +26,6 @@ DEVICE = "cuda" if GPU else "cpu"
 RIGHT = {"torch": 1e-6, "fused": 3e-3}  # the kernels multiply fp32 in tf32, which has 10 bits
 
 
-def naive(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Token by token in float64, from the definition."""
-    q, k, v, decay = q.double(), k.double(), v.double(), torch.exp(-slopes.double())[:, None, None]
-    state = 0.0 if state is None else state.double()
-    out = []
-    for token in range(q.shape[1]):
-        state = decay * state + k[:, token, :, :, None] * v[:, token, :, None, :]
-        out.append((q[:, token, :, None, :] @ state)[:, :, 0])
-    return torch.stack(out, 1), state
-
-
 def inputs(length: int, heads: int = 16, batch: int = 2, width: int = 32, dtype=torch.float32, seed: int = 0):
     """q, k, v as a silu leaves them, and the slopes of layer 1 of 8."""
     generator = torch.Generator().manual_seed(seed)
@@ -64,7 +53,7 @@ def test_agrees_with_the_definition(backend, heads, length):
     start = torch.randn(2, heads, 32, 32, device=DEVICE)
     for given in (None, start):
         got, state = lightning_attention(q, k, v, rates, given, backend=backend)
-        want, want_state = naive(q, k, v, rates, given)
+        want, want_state = reference.recurrence(q, k, v, rates, given)
         assert relative_error(got, want) < RIGHT[backend]
         assert relative_error(state, want_state) < RIGHT[backend]
         assert got.shape == q.shape and got.dtype == q.dtype and state.dtype == torch.float32
@@ -75,7 +64,7 @@ def test_longer_than_a_segment(backend, monkeypatch):
     monkeypatch.setattr(lightning, "SEGMENT", 256)  # two rows: 128 tokens at a time
     q, k, v, rates = inputs(300)
     got, state = lightning_attention(q, k, v, rates, backend=backend)
-    want, want_state = naive(q, k, v, rates)
+    want, want_state = reference.recurrence(q, k, v, rates)
     assert relative_error(got, want) < RIGHT[backend] and relative_error(state, want_state) < RIGHT[backend]
 
 
@@ -83,7 +72,7 @@ def test_longer_than_a_segment(backend, monkeypatch):
 @pytest.mark.parametrize("length", [20, 130])
 def test_the_state_hands_over_at_every_split(backend, length):
     q, k, v, rates = inputs(length, heads=4, width=16)
-    want, want_state = naive(q, k, v, rates)
+    want, want_state = reference.recurrence(q, k, v, rates)
     for split in range(1, length):
         first, state = lightning_attention(*(x[:, :split] for x in (q, k, v)), rates, backend=backend)
         second, state = lightning_attention(*(x[:, split:] for x in (q, k, v)), rates, state, backend=backend)
@@ -115,7 +104,7 @@ def test_half_precision_rounds_only_what_it_returns(backend, dtype, bound):
     for token in range(512, 600):
         step, state = lightning_attention(*(x[:, token : token + 1] for x in (q, k, v)), rates, state, backend=backend)
         rows.append(step)
-    want, want_state = naive(q, k, v, rates)
+    want, want_state = reference.recurrence(q, k, v, rates)
     assert rows[0].dtype == rows[1].dtype == dtype and state.dtype == torch.float32
     assert relative_error(torch.cat(rows, 1), want) < bound
     assert relative_error(state, want_state) < bound
@@ -136,7 +125,7 @@ def test_gradients_are_those_of_the_definition(backend):
         return [leaf.grad for leaf in leaves]
 
     ours = gradients(lambda *args: lightning_attention(*args, backend=backend))
-    for got, want in zip(ours, gradients(naive), strict=True):
+    for got, want in zip(ours, gradients(reference.recurrence), strict=True):
         assert relative_error(got, want.double()) < bound
 
 

@@ -12,15 +12,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import tiny_tokenizer
 import torch
 from nbconvert import HTMLExporter
-from originals import original_config, original_weights, write_original
 
 from minimax_nb.cache import stock_cache
 from minimax_nb.chat import Chat
-from minimax_nb.checkpoint import patch_checkpoint
-from minimax_nb.loading import load
 from minimax_nb.widgets import playground, playground_view
 from minimax_nb.widgets.playground_state import Playground
 from minimax_nb.widgets.settings import CONTROLS, check, generation, start
@@ -32,15 +28,6 @@ FOLDER = ROOT / "minimax_nb" / "widgets"
 SYSTEM = "a recipe for one"
 GREEDY = {"do_sample": False, "max_new_tokens": 12}
 LONG = 60  # s, for waits that end at once unless something is broken
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("widgets")
-    config = original_config(vocab_size=tiny_tokenizer.VOCABULARY, num_hidden_layers=5, attn_type_list=[0, 0, 0, 1, 0])
-    source = write_original(folder / "original", config, original_weights(config))
-    tiny_tokenizer.write_tokenizer(source)
-    return load(patch_checkpoint(source, folder / "converted"))
 
 
 @pytest.fixture

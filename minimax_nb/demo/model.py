@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import patch_config
+from ..lightning import decays
 
 BLOCK = 128  # tokens per block of lightning attention; lengths are padded up to a multiple
 
@@ -118,13 +119,6 @@ def lightning_attention(attention, h: Tensor) -> Tensor:
     out = (q @ k.transpose(-1, -2) * within[:, None].to(q.dtype)) @ v + (q * from_start.to(q.dtype)) @ state
     out = attention.norm(out.permute(0, 2, 3, 1, 4).reshape(batch, length, heads * width))
     return attention.out_proj(torch.sigmoid(attention.output_gate(h)) * out)
-
-
-def decays(slope: Tensor, size: int) -> Tensor:
-    """(heads, size, size): exp(-slope (i - j)) at and below the diagonal, 0 above."""
-    steps = torch.arange(size, device=slope.device)
-    apart = (steps[:, None] - steps[None, :]).to(slope.dtype)
-    return torch.exp(-slope * apart.clamp(min=0)) * (apart >= 0)
 
 
 def softmax_attention(attention, h: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
