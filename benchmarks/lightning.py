@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from minimax_nb import lightning  # noqa: E402
+from minimax_nb.attention import register  # noqa: E402
 from minimax_nb.bench import building_in, random_config, random_model  # noqa: E402
 from minimax_nb.cache import repair_cache, restore, snapshot  # noqa: E402
 from minimax_nb.clock import Clock  # noqa: E402
@@ -192,6 +193,7 @@ def peak() -> float | None:
 
 def speed(toy: bool) -> dict:
     model = random_model(toy, "bfloat16")
+    model.set_attn_implementation(register())  # as load() does on a GPU
     lengths = {"kept": 4096, "turn": 1024, "prefill": 131072} if not toy else {"kept": 300, "turn": 64, "prefill": 600}
     rows = times(model, Clock(model), lengths, ["stock", *OURS], repeats=5)
     return {"rows": rows} | ({"within": within(model, lengths["prefill"])} if DEVICE == "cuda" else {})

@@ -25,6 +25,7 @@ from torch import nn
 from transformers import MiniMaxConfig, MiniMaxForCausalLM
 from transformers.models.minimax.modeling_minimax import MiniMaxAttention, MiniMaxCache
 
+from .attention import NAME, register
 from .bench_plan import Case, Plan, cases
 from .cache import repair_cache
 from .clock import Clock, experts_used, sdpa_kernels
@@ -97,6 +98,7 @@ def bench(model: nn.Module, plan: Plan, results: Results, begin: Callable = lamb
     """Measure all cases of the plan, one row at a time; `begin` is told each case before it runs."""
     torch.manual_seed(0)
     repair_cache()
+    register()
     clock, found = Clock(model), results.found
     for (dtype, attention, lightning), group in groupby(cases(plan), key=lambda case: case[:3]):
         group = list(group)
@@ -122,6 +124,8 @@ def bench(model: nn.Module, plan: Plan, results: Results, begin: Callable = lamb
                 failed.setdefault(key, case.length)
                 gc.collect()  # the frames of the error hold tensors
             yield results.add("rows", case._asdict() | row)
+            if row.get("why", "").startswith("AcceleratorError"):  # the process has lost the GPU: no row after it
+                return
     found["complete"] = True
     results.save()
 
@@ -129,6 +133,7 @@ def bench(model: nn.Module, plan: Plan, results: Results, begin: Callable = lamb
 @torch.inference_mode(False)
 def convert(model: nn.Module, dtype: str) -> None:
     """Change the dtype in place; the frequencies of the rotation stay in fp32, as Transformers loads them."""
+    model.config.dtype = getattr(torch, dtype)  # which Transformers asks before it takes FlashAttention-2
     if model.dtype == getattr(torch, dtype):
         return
     rotary = model.model.rotary_emb
@@ -169,7 +174,8 @@ def measured(model: nn.Module, clock: Clock, case: Case, repeats: int, best: dic
     size = model.dtype.itemsize if case.lightning == "stock" else 4
     least = floor(model, batch=case.batch, new=new, past=past, experts=experts, state_bytes=size, best=best)
     row |= {"floor_ms": round(sum(least.values()), 4), "floor": least, "experts": sum(experts.values())}
-    return row | {"status": "ok", "kernel": kernel(case.attention, kernels), "finite": finite}
+    status = {"status": "ok"} if finite else {"status": "not finite", "why": "the logits hold inf or nan"}
+    return row | status | {"kernel": kernel(case.attention, kernels)}
 
 
 def prepared(model: nn.Module, case: Case) -> Callable:
@@ -218,7 +224,7 @@ def kernel(attention: str, picked: set[str]) -> str:
     """What computed the softmax layers, by name."""
     if attention == "flash_attention_2":
         return f"flash-attn {importlib.metadata.version('flash-attn')}"
-    return attention if attention != "sdpa" else ", ".join(sorted(picked)) or "unknown"
+    return ", ".join(sorted(picked)) or "unknown" if attention in ("sdpa", NAME) else attention
 
 
 def _problem(error: Exception) -> dict:

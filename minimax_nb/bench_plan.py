@@ -10,12 +10,13 @@ from typing import NamedTuple
 
 import torch
 
+from .attention import NAME
 from .config import ConfigError
 from .lightning import BACKENDS, has_fused
 from .loading import SHORT
 
 CHOICES = {
-    "attention": ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"),
+    "attention": (NAME, "sdpa", "eager", *(f"flash_attention_{n}" for n in (2, 3, 4)), "flex_attention"),
     "lightning": tuple(name for name in BACKENDS if name != "auto"),
     "dtypes": tuple(SHORT),
 }
@@ -48,8 +49,9 @@ def default_plan(small: bool) -> Plan:
     gpu = torch.cuda.is_available()
     half = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
     fused = ["fused"] if gpu and has_fused() else []
-    lengths = [64, 256, 1024] if small else [1024, 4096, 8192, 16384, 65536, 131072]
-    attention, dtype = ["sdpa", "eager", "flash_attention_2"], "bfloat16" if half else "float32"
+    lengths = [64, 256, 1024] if small else [1024, 4096, 16384, 65536, 131072]
+    attention = [*[NAME] * gpu, "sdpa", "eager", "flash_attention_2"]  # without a GPU, NAME and sdpa are one
+    dtype = "bfloat16" if half else "float32"
     return Plan(lengths, [1, 4 if small else 16], attention, [*fused, "torch", "stock"], [dtype], 3 if small else 5)
 
 

@@ -92,7 +92,8 @@ def _decode_step(
 @triton.jit
 def _silu_split(qkv, mask, out, stride, HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr):
     """One program a token: three passes over its row, one each for q, k and v."""
-    token = tl.program_id(0).to(tl.int64)  # 131,072 tokens of 24,576 values are beyond 32 bits
+    token = tl.program_id(0).to(tl.int64)  # 131,072 tokens of 24,576 values are beyond 32 bits, and so is
+    stride = tl.cast(stride, tl.int64)  # twice the distance from q to k
     column = tl.arange(0, BLOCK)
     inside = column < HEADS * HEAD_DIM
     source = qkv + token * (3 * HEADS * HEAD_DIM) + (column // HEAD_DIM) * (3 * HEAD_DIM) + column % HEAD_DIM

@@ -17,7 +17,7 @@ from .plots import BLUE, FONT, GREEN, GREY, STYLES, VERMILLION, _figure, _line, 
 
 LINES = (*STYLES, (GREY, "D", "-."), ("#CC79A7", "v", (0, (1, 3))))
 KINDS = {"lightning": (VERMILLION, "//"), "experts": (BLUE, ""), "softmax": (GREEN, ".."), "rest": ("#BBBBBB", "xx")}
-NAMES = {"flash_attention_2": "FlashAttention-2", "sdpa": "SDPA", "eager": "eager"}
+NAMES = {"flash_attention_2": "FlashAttention-2", "sdpa": "SDPA", "sdpa_by_length": "SDPA by length"}
 Rows = Sequence[Mapping]
 
 

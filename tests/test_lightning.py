@@ -8,12 +8,13 @@ from accelerate import dispatch_model
 from accelerate.hooks import remove_hook_from_submodules
 from originals import original_config, original_weights, relative_error, write_original, yardstick
 from torch import Tensor
-from transformers import MiniMaxForCausalLM
-from transformers.models.minimax.modeling_minimax import MiniMaxCache
+from transformers import MiniMaxConfig, MiniMaxForCausalLM
+from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLightningAttention
 
 from minimax_nb import lightning, reference
 from minimax_nb.cache import repair_cache
 from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.config import patch_config
 from minimax_nb.demo.model import demo_config, new_model
 from minimax_nb.lightning import lightning_attention, slopes, use_lightning
 
@@ -278,6 +279,23 @@ def test_large_activations_in_fp16_stay_finite():
     assert not logits_of(half, ids).isfinite().all()
     use_lightning(half)
     assert relative_error(logits_of(half, ids), want.double()) < 5e-3
+
+
+@pytest.mark.skipif(not GPU, reason="needs a CUDA GPU and flash-linear-attention")
+@pytest.mark.parametrize("length", [131_072, 262_144 + 64])
+def test_more_values_than_32_bits_count(length):
+    """At Text-01's 64 heads of 128, q, k and v of 131,072 tokens are 3 x 2^30 values: offsets need 64 bits."""
+    config = MiniMaxConfig(**patch_config(demo_config(256, num_attention_heads=64, head_dim=128)))
+    torch.manual_seed(0)
+    with torch.device(DEVICE), torch.inference_mode():
+        layer = MiniMaxLightningAttention(config, 0).bfloat16()
+        layer.lightning_backend = "fused"
+        x, cache, pieces = torch.randn(1, length, config.hidden_size, dtype=torch.bfloat16), MiniMaxCache(), []
+        whole, _ = lightning._forward(layer, x, past_key_values=MiniMaxCache())
+        for piece in x.split(16_384, 1):
+            pieces.append(lightning._forward(layer, piece, past_key_values=cache)[0])
+        assert relative_error(whole[:, -64:], pieces[-1][:, -64:].double()) < 1e-2
+        assert relative_error(whole, torch.cat(pieces, 1).double()) < 1e-2
 
 
 def test_what_cannot_be_done_is_said():
