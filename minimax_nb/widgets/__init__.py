@@ -21,3 +21,16 @@ def playground(model, tokenizer, system: str | None = None):
     from .playground_view import PlaygroundView
 
     return PlaygroundView(Playground(model, tokenizer, system))
+
+
+def stepper():
+    """Softmax attention computed tile by tile, a step at a time: what is held, what is gone, and that it is exact."""
+    from .stepper_state import Stepper
+
+    return _explorer(Stepper())
+
+
+def _explorer(state):
+    from .explorer_view import ExplorerView
+
+    return ExplorerView(state)

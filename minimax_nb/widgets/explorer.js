@@ -1,0 +1,99 @@
+// The page of an explorer. It draws the traits of explorer_view.py and sends {do: ...}; it decides nothing.
+// Controls are built once and changed in place, so that focus and screen readers keep their place. The picture is
+// replaced as a whole; a button in it, <button data-name="..." data-value="...">, sets a value, and keeps the focus.
+
+function node(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+// A labelled input. `follow` takes the kernel's value, unless it has not changed there while something is being typed.
+function control({ name, label, kind, low, high, step, options }, change) {
+  const types = { slider: "range", number: "number", switch: "checkbox", text: "text" };
+  const limits = kind === "slider" || kind === "number" ? { min: low, step, ...(high === null ? {} : { max: high }) } : {};
+  const input = kind === "list" ? node("select", { name }) : node("input", { type: types[kind], name, ...limits });
+  if (kind === "list") input.append(...options.map((option) => node("option", { value: option }, option)));
+  const shown = node("span", { "aria-hidden": "true", class: "mmnb-value" }); // a slider reads its value out itself
+  const show = () => (shown.textContent = input.value);
+  const value = () => {
+    if (kind === "switch") return input.checked;
+    if (kind === "list" || kind === "text") return input.value;
+    return input.value === "" ? null : Number(input.value);
+  };
+  let known;
+  input.addEventListener("input", show);
+  input.addEventListener("change", () => change(name, value()));
+  const follow = (value, always) => {
+    if (always || value !== known) kind === "switch" ? (input.checked = value) : (input.value = value);
+    known = value;
+    show();
+  };
+  const words = kind === "switch" ? [input, label] : [label, input];
+  const row = node("div", { class: `mmnb-setting mmnb-${kind}` }, node("label", {}, ...words));
+  if (kind === "slider") row.append(shown);
+  return { name, follow, row };
+}
+
+function render({ model, el }) {
+  const ask = (action, rest = {}) => model.send({ do: action, ...rest });
+  const button = (label, press) => {
+    const made = node("button", { type: "button" }, label);
+    made.addEventListener("click", press);
+    return made;
+  };
+
+  const set = (name, value) => ask("set", { name, value });
+  const controls = model.get("controls").map((each) => control(each, set));
+  const start = button(model.get("action"), () => ask("start"));
+  const stop = button("Stop", () => ask("stop"));
+  const reset = button("Reset", () => {
+    ask("reset");
+    controls.forEach((each) => each.follow(model.get("values")[each.name], true));
+  });
+  const status = node("p", { role: "status", class: "mmnb-status" });
+  const picture = node("div", { class: "mmnb-picture", role: "group", "aria-label": "Picture" });
+  const root = node(
+    "section",
+    { class: "mmnb-explorer", "aria-label": model.get("title") },
+    node("div", { class: "mmnb-controls" }, ...controls.map((each) => each.row)),
+    node("div", { class: "mmnb-buttons" }, ...(model.get("action") ? [start, stop] : []), reset),
+    status,
+    picture,
+    node("p", { class: "mmnb-hint" }, model.get("hint")),
+  );
+  // Else arrow keys, Enter and others would be JupyterLab's commands: it asks the focused element itself.
+  root.dataset.lmSuppressShortcuts = "true";
+  for (const each of root.querySelectorAll("*")) each.dataset.lmSuppressShortcuts = "true";
+  root.addEventListener("keydown", (event) => event.key === "Escape" && model.get("busy") && ask("stop"));
+  picture.addEventListener("click", (event) => {
+    const pressed = event.target.closest("button[data-name]");
+    if (pressed) set(pressed.dataset.name, Number(pressed.dataset.value));
+  });
+
+  let drawn; // the picture that is shown
+
+  function redraw() {
+    const { name, value } = picture.contains(document.activeElement) ? document.activeElement.dataset : {};
+    picture.innerHTML = drawn = model.get("picture");
+    for (const each of picture.querySelectorAll("button")) each.dataset.lmSuppressShortcuts = "true";
+    if (name) picture.querySelector(`button[data-name="${name}"][data-value="${value}"]`)?.focus();
+  }
+
+  function draw() {
+    for (const each of controls) each.follow(model.get("values")[each.name]);
+    if (model.get("picture") !== drawn) redraw();
+    if (status.textContent !== model.get("status")) status.textContent = model.get("status");
+    // Not `disabled`: that would take the focus away from a button while it is pressed.
+    start.setAttribute("aria-disabled", model.get("busy"));
+    stop.setAttribute("aria-disabled", !model.get("busy"));
+  }
+
+  model.on("change", draw);
+  el.append(root);
+  draw();
+  return () => model.off("change", draw);
+}
+
+export default { render };

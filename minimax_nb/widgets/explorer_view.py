@@ -1,0 +1,73 @@
+"""Any explorer as a widget: its state goes to the page, and what is set or pressed there comes back.
+
+The page is explorer.js and explorer.css. It only draws and asks: all it shows is in the traits below, and all it sends
+is {"do": one of ACTIONS, ...}. Where there is no such page, on GitHub or on paper, a still picture stands in its place.
+"""
+
+from html import escape
+from pathlib import Path
+
+import anywidget
+from traitlets import Bool, Dict, List, Unicode
+
+from .explorer_state import Explorer
+
+HERE = Path(__file__).parent
+ACTIONS = {
+    "set": lambda explorer, asked: explorer.set(asked["name"], asked["value"]),
+    "start": lambda explorer, asked: explorer.start(),
+    "stop": lambda explorer, asked: explorer.stop(),
+    "reset": lambda explorer, asked: explorer.reset(),
+}
+
+
+class ExplorerView(anywidget.AnyWidget):
+    """A widget that draws `explorer`."""
+
+    _esm = (HERE / "explorer.js").read_text(encoding="utf-8")
+    _css = (HERE / "explorer.css").read_text(encoding="utf-8")
+
+    title = Unicode().tag(sync=True)
+    hint = Unicode().tag(sync=True)
+    action = Unicode().tag(sync=True)
+    controls = List().tag(sync=True)
+    values = Dict().tag(sync=True)
+    picture = Unicode().tag(sync=True)
+    status = Unicode().tag(sync=True)
+    busy = Bool().tag(sync=True)
+
+    def __init__(self, explorer: Explorer):
+        controls = [control._asdict() | {"kind": control.kind} for control in explorer.controls]
+        super().__init__(title=explorer.title, hint=explorer.hint, action=explorer.action, controls=controls)
+        self.explorer = explorer
+        self.on_msg(lambda _, asked, __: ACTIONS[asked["do"]](explorer, asked))
+        explorer.changed = self._draw
+        self._draw()
+
+    def _draw(self) -> None:
+        with self.hold_sync():  # one message: a page never sees half of a change
+            for name in ("values", "picture", "status", "busy"):
+                self.set_trait(name, getattr(self.explorer, name))
+
+    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
+        data, metadata = super()._repr_mimebundle_(**kwargs)
+        return data | {"text/plain": self.as_text(), "text/html": self.as_html()}, metadata
+
+    def as_text(self) -> str:
+        """The still picture, in plain text."""
+        return "\n".join([self._still(), self._shown(), self.explorer.words()])
+
+    def as_html(self) -> str:
+        """The same as a page fragment, without scripts or styles: those that show it would strip them."""
+        return f"<p>{escape(self._still())}</p><p>{escape(self._shown())}</p>{self.picture}"
+
+    def _still(self) -> str:
+        return f"{self.title}, a still picture. Run this cell in JupyterLab to change what is shown."
+
+    def _shown(self) -> str:
+        names = {True: "on", False: "off"}
+        shown = [f"{c.label}: {names.get(v, v) if isinstance(v, bool) else v}" for c, v in self._pairs()]
+        return "; ".join(shown) + "."
+
+    def _pairs(self):
+        return [(control, self.explorer.values[control.name]) for control in self.explorer.controls]

@@ -1,0 +1,25 @@
+"""HTML for the pictures of explorers: tables and bars that read as well without styles. Text is escaped here."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """A table whose first column names the rows; text in square brackets is set in bold."""
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{_strong(cell)}</td>" for cell in rest)}</tr>'
+        for first, *rest in rows
+    )
+    return f"<table>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def bar(share: float, width: float = 12) -> str:
+    """A horizontal bar, `width` em at a share of 1. Only for show: the figure belongs beside it."""
+    size = f"display:inline-block;height:0.8em;width:{width * min(max(share, 0), 1):.2f}em"
+    return f'<span aria-hidden="true" style="{size};background:#0072b2"></span>'
+
+
+def _strong(cell: str) -> str:
+    return f"<b>{escape(cell)}</b>" if cell.startswith("[") else escape(cell)
