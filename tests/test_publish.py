@@ -138,11 +138,21 @@ def test_a_deck_opens_without_a_network_and_no_slide_is_cut_off(slides, page, no
         heights.append(page.evaluate(SIZE))
         page.keyboard.press("Space")
     assert page.evaluate("Reveal.isLastSlide()") and page.asked == []
-    assert max(seen for _, seen in heights) <= 720
     scrolled = [at for at, (high, seen) in enumerate(heights, 1) if high > seen]
     assert len(scrolled) <= len(heights) / 20, f"slides {scrolled} must be scrolled"
     assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth && image.alt)")
     assert page.locator("math").count() == formulas(notebook)
+
+
+def test_a_slide_that_is_too_high_is_scrolled(slides, page):
+    page.goto((slides / f"{NOTEBOOKS[0].stem}.html").as_uri())
+    page.wait_for_function("Reveal.isReady()")
+    page.evaluate("Reveal.getCurrentSlide().insertAdjacentHTML('beforeend', '<p style=\"height: 900px\">high</p>')")
+    high, seen = page.evaluate(SIZE)
+    assert seen <= 720 < high
+    page.mouse.move(640, 360)
+    page.mouse.wheel(0, 2000)
+    page.wait_for_function("Reveal.getCurrentSlide().scrollTop > 0")
 
 
 def test_arrows_go_from_section_to_section_and_down_within_one(slides, page):
