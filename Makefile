@@ -2,6 +2,8 @@
 # make test    checks everything: style, units, every notebook against its committed outputs, the browser
 # make tour    runs every notebook without a browser and writes none of them
 # make app     serves the playground as a page of its own, on this machine only; open the link with the token
+# make slides  writes a deck for each notebook to build/slides
+# make site    writes the pages and the notebooks, with contents and search, to build/site
 #
 # make check-room WHEELS=wheels    on a laptop on the day before a workshop: see docs/workshop.md
 #
@@ -23,7 +25,7 @@ export PIP_NO_INDEX = 1
 export PIP_FIND_LINKS = $(abspath $(WHEELS))
 endif
 
-.PHONY: lab test tour app check-room
+.PHONY: lab test tour app slides site check-room
 
 lab: .venv/lab.stamp
 	$(RUN) jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/01_installation.ipynb $(LAB_ARGS)
@@ -31,13 +33,19 @@ lab: .venv/lab.stamp
 test: .venv/test.stamp
 	$(RUN) ruff check
 	$(RUN) ruff format --check
-	$(RUN) pytest --nbval --nbval-current-env --nbval-cell-timeout=120
+	$(RUN) pytest --nbval --nbval-current-env --nbval-cell-timeout=120 --durations=10
 
 tour: .venv/lab.stamp
 	$(RUN) jupyter execute --timeout=120 notebooks/*.ipynb
 
 app: .venv/lab.stamp
 	$(RUN) voila --Voila.config_file_paths=docs/app $(APP_ARGS) docs/app/playground.ipynb
+
+slides: .venv/site.stamp
+	.venv/bin/python docs/publish/slides.py build/slides
+
+site: .venv/site.stamp
+	$(RUN) sphinx -q -E -W --keep-going -c docs/publish -d build/doctrees . build/site
 
 check-room: .venv/lab.stamp
 	$(RUN) minimax_nb.cli room $(if $(WHEELS),--wheels $(WHEELS))
@@ -50,5 +58,9 @@ check-room: .venv/lab.stamp
 	touch $@
 
 .venv/test.stamp: .venv/lab.stamp
-	$(RUN) pip install -e ".[lab,test]"
+	$(RUN) pip install -e ".[lab,test,site]"
+	touch $@ .venv/site.stamp
+
+.venv/site.stamp: .venv/lab.stamp
+	$(RUN) pip install -e ".[lab,site]"
 	touch $@

@@ -187,7 +187,7 @@ def _box(axes, x: float, y: float, letter: str, share: float | None, colours: Co
     hatch = "////" if share is None else None
     axes.add_patch(Rectangle((x, y), 0.9, 0.8, facecolor=face, edgecolor=GREY, hatch=hatch))
     if share is not None:
-        ink = "black" if share > 0.55 else "white"
+        ink = "black" if share > 0.47 else "white"
         axes.text(x + 0.45, y + 0.4, letter, ha="center", va="center", color=ink, fontsize=11)
 
 

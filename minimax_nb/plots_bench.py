@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from .plots import BLUE, FONT, GREEN, GREY, STYLES, VERMILLION, _figure, _line, _panels, _short
 
 LINES = (*STYLES, (GREY, "D", "-."), ("#CC79A7", "v", (0, (1, 3))))
-KINDS = {"lightning": (VERMILLION, "//"), "experts": (BLUE, ""), "softmax": (GREEN, ".."), "rest": ("#BBBBBB", "xx")}
+KINDS = {"lightning": (VERMILLION, "//"), "experts": (BLUE, ""), "softmax": (GREEN, ".."), "rest": ("#8A8A8A", "xx")}
 NAMES = {"flash_attention_2": "FlashAttention-2", "sdpa": "SDPA", "sdpa_by_length": "SDPA by length"}
 Rows = Sequence[Mapping]
 

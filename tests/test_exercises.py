@@ -1,30 +1,129 @@
-"""The folded solutions of the notebooks: each runs where it stands, and its asserts hold."""
+"""The exercises of the notebooks: checks turn wrong answers down and take right ones, and folded solutions solve.
+
+What is untouched is a wrong answer, and the committed output says so. Cells that are not in EXERCISES are held to that
+alone, with the words "not yet".
+"""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 import pytest
+from nbformat import NotebookNode
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```", re.DOTALL)
+NOT_YET = r"(?i)\bnot (pesto )?yet\b"
+PRELUDE = """\
+import contextlib, io, re
+import matplotlib
+matplotlib.use("agg")
+
+def _said(source):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(source, globals())
+    return out.getvalue()
+"""
+
+
+class Exercise(NamedTuple):
+    """What the reader changes in a cell, a right answer, wrong ones, and how the check turns one down."""
+
+    given: str
+    right: str
+    wrong: tuple[str, ...]
+    turns_down: str = NOT_YET
+
+
+WEIGHTS = "expert_bytes * expert_weights + 2 * (total - expert_weights)"
+SYSTEM = '{"role": "system", "content": "You are a helpful assistant."}'
+MENDED = 'edit(**{key: native[key] for key in ("layer_types", "mlp_alpha_factor", "rope_parameters")})'
+EXERCISES = {
+    "01-29": Exercise('"Who are you?"', '"How do I make pesto?"', ('"How do I make aioli?"',)),
+    "01-31": Exercise(
+        "return None",
+        f"return ({WEIGHTS} + per_token * tokens + state) / 1e9",
+        ("return 912.4", f"return {WEIGHTS} + per_token * tokens + state"),
+    ),
+    "01-33": Exercise(
+        "again = None",
+        'again = patch_checkpoint(demo_checkpoint(), "_work/demo")',
+        ('again = patch_checkpoint(demo_checkpoint(), "_work/again")',),
+    ),
+    "02-91": Exercise(
+        "[0, 1, 2, 3, 4, 5, 6, 7]",
+        "[0, 1, 2, 6, 3, 4, 5, 7]",
+        ("[0, 1, 2]", "[6, 0, 1, 2, 7, 3, 4, 5]"),
+        r"\A(?!right)",
+    ),
+    "02-93": Exercise("edit()", MENDED, ("edit(mlp_alpha_factor=2.0)",), r"\A(?!all is well)"),
+    "02-95": Exercise(
+        "edit()",
+        "edit(mlp_alpha_factor=1.0)",
+        ("edit(eos_token_id=5)", "edit(layer_types=native['layer_types'][::-1])"),
+        r"\nwith the original:\nall is well|without the original:\n(?!all is well)",
+    ),
+    "03-104": Exercise(
+        "with_system = messages",
+        f"with_system = [{SYSTEM}, *messages]",
+        (f"with_system = [*messages, {SYSTEM}]", f"with_system = messages.insert(0, {SYSTEM}); messages.pop(0)"),
+    ),
+    "03-106": Exercise(
+        '{"max_new_tokens": 30}',
+        '{"max_new_tokens": 200, "stop_strings": ["."], "tokenizer": tokenizer}',
+        ('{"max_new_tokens": 200}',),
+    ),
+    "03-108": Exercise("top_p = 0.9", "top_p = 0.5", ("top_p = 0.2",)),
+    "05-110": Exercise("slope = 0.001", "slope = log(10) / 20_000", ("slope = 0.00001",)),
+    "05-112": Exercise(
+        "torch.bfloat16, torch.bfloat16",
+        "torch.float32, torch.bfloat16",
+        ("torch.bfloat16, torch.float32", "torch.float32, torch.float32"),
+    ),
+    "05-114": Exercise(
+        "mended = padded",
+        "mended = padded * torch.exp(5 * rates)[:, None, None]",
+        ("mended = padded * torch.exp(4 * rates)[:, None, None]",),
+    ),
+}
 
 
 def script(notebook: Path) -> tuple[str, int]:
-    """All code of a notebook with the solutions in their places, and how many there are."""
-    parts, count = ["import matplotlib; matplotlib.use('agg')"], 0
+    """All code of a notebook with answers and solutions in their places, and how many solutions there are."""
+    parts, count = [PRELUDE], 0
     for cell in nbformat.read(notebook, 4).cells:
         found = [cell.source] if cell.cell_type == "code" else SOLUTION.findall(cell.source)
         count += len(found) if cell.cell_type == "markdown" else 0
-        parts += found
+        parts += found + (answers(cell) if cell.id in EXERCISES else [])
     return "\n\n".join(parts), count
 
 
+def answers(cell: NotebookNode) -> list[str]:
+    """Code that gives wrong answers, then the right one, and asserts what the check makes of them."""
+    given, right, wrong, turns_down = EXERCISES[cell.id]
+    assert cell.source.count(given) == 1
+    tried = {answer: cell.source.replace(given, answer) for answer in (*wrong, right)}
+    judged = "assert bool(re.search({!r}, _text := _said({!r}))) == {}, _text"
+    return [judged.format(turns_down, source, answer != right) for answer, source in tried.items()]
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_solutions_solve(notebook):
+def test_checks_judge_and_solutions_solve(notebook):
     code, solutions = script(notebook)
     assert solutions >= 2 and "assert" in code
     run = subprocess.run([sys.executable, "-c", code], cwd=notebook.parent, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_is_untouched_is_not_taken(notebook):
+    cells = nbformat.read(notebook, 4).cells
+    begin = next(at for at, cell in enumerate(cells) if cell.source.startswith("## Exercises"))
+    outputs = {cell.id: cell.outputs for cell in cells[begin:] if cell.cell_type == "code"}
+    judged = {name: "".join(output.get("text", "") for output in found) for name, found in outputs.items() if found}
+    refusals = {name: EXERCISES[name].turns_down if name in EXERCISES else NOT_YET for name in judged}
+    assert len(judged) >= 2
+    assert [name for name, text in judged.items() if not re.search(refusals[name], text)] == []

@@ -1,4 +1,4 @@
-"""What holds the repository together: one list of versions, its size, its links, notebooks committed as they ran."""
+"""What holds the repository together: one list of versions, its size, modules, notebooks committed as they ran."""
 
 import ast
 import json
@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -19,7 +18,6 @@ EXTRAS = PROJECT["optional-dependencies"]
 DEMO = ROOT / "minimax_nb" / "demo"
 MODULES = sorted((ROOT / "minimax_nb").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *NOTEBOOKS]
 OUTSIDE = re.compile(r"\.\./shared\b|(?<![\w.])/(?:home|Users|root|work)/[\w.]|\b[A-Z]:\\+Users\\")
 PRINTED_PATH = re.compile(r"(?<![\w.<:/])/(?:home|Users|root|work|tmp|private|var|mnt|opt|usr)/\w|\b[A-Z]:\\+Users\\")
 PIN = re.compile(r"[A-Za-z0-9_-]+==[0-9][0-9A-Za-z.]*")
@@ -82,23 +80,6 @@ def test_no_file_points_outside_the_repository(work_tree):
         text = without_pictures(path) if path.suffix == ".ipynb" else path.read_bytes().decode("utf-8", "ignore")
         found += [f"{relative(path)}: {match[0]}" for match in OUTSIDE.finditer(text)]
     assert found == []
-
-
-@pytest.mark.parametrize("page", PAGES, ids=relative)
-def test_local_links_resolve(page):
-    text = markdown(page)
-    links = re.findall(r"\]\(<?([^)\s>]+)", text) + re.findall(r"""\b(?:src|href)=["']([^"']+)""", text)
-    local = [link for link in links if not re.match(r"#|[a-z][a-z0-9+.-]*:", link)]
-    targets = {link: (page.parent / unquote(link.split("#")[0])).resolve() for link in local}
-    assert [link for link, path in targets.items() if not (path.exists() and path.is_relative_to(ROOT))] == []
-
-
-def markdown(page: Path) -> str:
-    """The prose of a page or a notebook, without its fenced and inline code."""
-    text = page.read_text(encoding="utf-8")
-    if page.suffix == ".ipynb":
-        text = "\n\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
-    return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
 
 
 # The package

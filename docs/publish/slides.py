@@ -1,0 +1,187 @@
+"""The notebooks as slides: one reveal.js deck each, with the outputs they were committed with. Nothing is executed.
+
+    python docs/publish/slides.py build/slides              # all of them
+    python docs/publish/slides.py build/slides 03           # those whose names begin so
+
+The decks need no network: reveal.js lies beside them, and formulas are MathML. A cell with a slide type of its own, in
+its slideshow metadata or as a tag, keeps it. For the others it follows from the text: see `typed` and `split`.
+"""
+
+import argparse
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from math import ceil
+from pathlib import Path
+
+import nbformat
+from captions import CAPTION, describe
+from formulas import mathml
+from jinja2 import pass_context
+from nbconvert.exporters import SlidesExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell
+from rich.progress import track
+
+HERE = Path(__file__).resolve().parent
+NOTEBOOKS = HERE.parents[1] / "notebooks"
+REVEAL = files("sphinx_revealjs") / "_static" / "revealjs"  # that package carries reveal.js, with its licence
+CARRIED = ("LICENSE", "dist/reveal.js", "dist/reveal.css", "plugin/notes/notes.js")
+TYPES = ("slide", "subslide", "fragment", "skip", "notes")
+LEFT_OUT = "What goes wrong"
+FULL, ALONE, PICTURE, SMALL = 18.5, 2, 11, 0.65  # a slide, its title, a figure, and a line of code, in lines of prose
+BLOCK = re.compile(r"(<details>.*?</details>|```.*?```)|\n\s*\n", re.DOTALL)  # folded, fenced, or between empty lines
+HEADING = re.compile(r"(#{1,3}) (.+)")
+LOCAL = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#|\w+\.ipynb)[^)\s]+\)")  # neither a web page nor a notebook
+DECK = re.compile(r"(\]\(\w+)\.ipynb")
+
+
+def deck(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """The cells as they stand on slides: prose cut into its blocks, a slide type for each, no slide too full."""
+    return list(split(typed([block for cell in cells for block in cut(cell)])))
+
+
+def cut(cell: NotebookNode) -> list[NotebookNode]:
+    """Prose into its blocks; code from what it printed, where both together are too high."""
+    if own_type(cell):
+        return [cell]
+    if cell.cell_type == "markdown":
+        return [new_markdown_cell(part) for part in BLOCK.split(cell.source) if part and part.strip()]
+    if lines(cell) < FULL - ALONE:
+        return [cell]
+    return [new_code_cell(cell.source), new_code_cell(outputs=cell.outputs, metadata=cell.metadata)]
+
+
+def own_type(cell: NotebookNode) -> str | None:
+    """The slide type that the notebook's author gave to a cell."""
+    marks = [cell.metadata.get("slideshow", {}).get("slide_type"), *cell.metadata.get("tags", [])]
+    return next((mark for mark in marks if mark in TYPES), None)
+
+
+def typed(blocks: Sequence[NotebookNode]) -> Sequence[NotebookNode]:
+    """A heading of level 1 or 2 begins a slide, one of level 3 a slide below it, if anything stands between.
+
+    Folded parts (solutions) and descriptions of figures are speaker notes. The table of what goes wrong is left out.
+    """
+    section, level = "", 0
+    for block in blocks:
+        above, (level, title) = level, heading(block)
+        section = title if level in (1, 2) else section
+        kind = {0: "-", 3: "-" if above == 2 else "subslide"}.get(level, "slide")
+        kind = "notes" if is_aside(block) else kind
+        kind = own_type(block) or ("skip" if section == LEFT_OUT else kind)
+        block.metadata.slideshow = {"slide_type": kind}
+    return blocks
+
+
+def heading(block: NotebookNode) -> tuple[int, str]:
+    """Level and text; level 0 if it is none."""
+    found = HEADING.match(block.source) if block.cell_type == "markdown" else None
+    return (len(found[1]), found[2]) if found else (0, "")
+
+
+def is_aside(block: NotebookNode) -> bool:
+    return block.cell_type == "markdown" and bool(block.source.startswith("<details>") or CAPTION.match(block.source))
+
+
+def split(blocks: Sequence[NotebookNode]) -> Iterator[NotebookNode]:
+    """A slide goes on below, under the same title, where it is full, and with prose that leads to the next code."""
+    title, used, code = "", 0.0, False
+    for block, after in zip(blocks, [*blocks[1:], None], strict=True):
+        kind = block.metadata.slideshow.slide_type
+        leads = code and block.cell_type == "markdown" and after is not None and after.cell_type == "code"
+        if kind in ("slide", "subslide"):
+            title, used, code = heading(block)[1] or title, 0.0, False
+        elif kind == "-" and (leads or used > ALONE and used + lines(block) > FULL):
+            yield new_markdown_cell(f"### {title}", metadata={"slideshow": {"slide_type": "subslide"}})
+            used, code = ALONE, False
+        if kind not in ("skip", "notes"):
+            used, code = used + lines(block), code or block.cell_type == "code"
+        yield block
+
+
+def lines(block: NotebookNode) -> float:
+    """How high a block is, about, in lines of prose. Code is set smaller."""
+    if block.cell_type == "code":
+        return 1 + SMALL * height(block.source, 105) + sum(map(output_lines, block.outputs))
+    if block.source.startswith("```"):
+        return 1 + SMALL * height(block.source, 105)
+    return 0.6 + height(re.sub(r"\n(?!- |\d\. |\||> )", " ", block.source), 90)
+
+
+def output_lines(output: NotebookNode) -> float:
+    if "text" in output:
+        return SMALL * height(output.text, 105)
+    if "image/png" in output.data:
+        return PICTURE
+    html = output.data.get("text/html", "")
+    return html.count("<tr") + SMALL * (html.count("\n") or height(output.data["text/plain"], 105))
+
+
+def height(text: str, width: int) -> int:
+    return sum(ceil(len(line) / width) or 1 for line in text.splitlines())
+
+
+def on_slide(block: NotebookNode) -> NotebookNode:
+    """Links to notebooks lead to their decks, others into the repository become text; no marks for tests in code."""
+    if block.cell_type == "markdown":
+        block.source = DECK.sub(r"\1.html", LOCAL.sub(r"\1", block.source)).replace("<details>", "<details open>")
+    else:
+        block.source = block.source.removeprefix("# NBVAL_IGNORE_OUTPUT\n")
+    return block
+
+
+class Renderer(IPythonRenderer):
+    def block_math(self, body: str) -> str:
+        return mathml(body, block=True)
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body, block=False)
+
+
+class Deck(SlidesExporter):
+    @pass_context
+    def markdown2html(self, context, source: str) -> str:
+        return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
+
+
+def write(path: Path, to: Path) -> None:
+    notebook = nbformat.read(path, 4)
+    describe(notebook.cells)
+    notebook.cells = [on_slide(block) for block in deck(notebook.cells)]
+    exporter = Deck(
+        template_name="deck",
+        extra_template_basedirs=[str(HERE)],
+        reveal_url_prefix="reveal.js",
+        reveal_theme="kit",
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+    html, _ = exporter.from_notebook_node(notebook)
+    (to / f"{path.stem}.html").write_text(html, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("to", type=Path, help="folder of the decks")
+    parser.add_argument("names", nargs="*", help="how the notebooks' names begin; all without")
+    arguments = parser.parse_args()
+    carry(arguments.to / "reveal.js")
+    for path in track(sorted(NOTEBOOKS.glob("*.ipynb"))):
+        if path.name.startswith(tuple(arguments.names) or ""):
+            write(path, arguments.to)
+
+
+def carry(to: Path) -> None:
+    """What the decks need of reveal.js, and our own theme."""
+    for name in CARRIED:
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REVEAL / name, to / name)
+    (to / "dist" / "theme").mkdir(exist_ok=True)
+    shutil.copy(HERE / "deck" / "kit.css", to / "dist" / "theme")
+
+
+if __name__ == "__main__":
+    main()
