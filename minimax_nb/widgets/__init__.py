@@ -30,6 +30,19 @@ def stepper():
     return _explorer(Stepper())
 
 
+def quiz(number: str):
+    """The questions on notebook `number`, from quiz.toml beside it; what is chosen is explained at once.
+
+    FileNotFoundError if that file is not in the folder in which this runs, KeyError if it does not know the notebook.
+    """
+    from pathlib import Path
+
+    from .quiz_state import Quiz, read
+    from .quiz_view import QuizView
+
+    return QuizView(Quiz(number, read(number, Path("quiz.toml"))))
+
+
 def _explorer(state):
     from .explorer_view import ExplorerView
 
