@@ -160,7 +160,7 @@ def test_what_a_reader_types_is_escaped(state):
 def test_a_table_has_rows_and_columns_that_are_named():
     made = table(["<a>", "b"], [["one\ntwo", "[3]"]], caption="c & d", words=True)
     assert '<th scope="col">&lt;a&gt;</th>' in made and '<th scope="row">one<br>two</th><td><b>[3]</b></td>' in made
-    assert "<caption>c &amp; d</caption>" in made and 'class="mmnb-words"' in made
+    assert "<caption>c &amp; d</caption>" in made and 'class="mmnb-prose"' in made
     assert "class" not in table(["a"], [])
 
 

@@ -188,8 +188,8 @@ class ConfigExplorer(Explorer):
         )
 
     def words(self) -> str:
-        rows = [" | ".join(row).replace("\n", " ") for row in [*self._diff(self.off()), *self._found()]]
-        return "\n".join([self.told(), *_lacks(self.off()), *rows])
+        tables = [[head, *rows] for head, rows in ((DIFF, self._diff(self.off())), (FOUND, self._found())) if rows]
+        return "\n".join([*_lacks(self.off()), *(" | ".join(row).replace("\n", " ") for row in sum(tables, []))])
 
     def _found(self) -> list[list[str]]:
         return [[_named(off), *measured.shown()] for off, measured in self.measured.items()]

@@ -91,7 +91,10 @@ function render({ model, el }) {
   // Else arrow keys, Enter and others would be JupyterLab's commands: it asks the focused element itself.
   root.dataset.lmSuppressShortcuts = "true";
   for (const each of root.querySelectorAll("*")) each.dataset.lmSuppressShortcuts = "true";
-  root.addEventListener("keydown", (event) => event.key === "Escape" && model.get("busy") && ask("stop"));
+  root.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && model.get("busy")) ask("stop");
+    event.stopPropagation(); // JupyterLab's cell would take Enter, with which a field is done
+  });
   picture.addEventListener("click", (event) => {
     const pressed = event.target.closest("button[data-name]");
     if (pressed) set(pressed.dataset.name, Number(pressed.dataset.value));

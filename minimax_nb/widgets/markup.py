@@ -9,7 +9,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "",
 
     Cells are numbers, at the right and in one line; or `words`, at the left and wrapped.
     """
-    kind = ' class="mmnb-words"' if words else ""
+    kind = ' class="mmnb-prose"' if words else ""
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = "".join(
