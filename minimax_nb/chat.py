@@ -10,9 +10,10 @@ itself stays the ids that the model sampled, for decoding and tokenising again m
 (`close`, leaving the loop, Ctrl-C) takes the cache back, and the chat is as if that turn had never been asked.
 
 It knows one conversation at a time: no batches, no beams. `generation` is whatever `model.generate` takes, and
-`generator`, a torch.Generator to draw from instead of the one that all share. But not `stop_strings`, which `generate`
-drops beside a decoding loop of one's own: give a StopStringCriteria among `stopping_criteria` instead. Special tokens
-that a user types are read as such, as everywhere in Transformers.
+`generator`, a torch.Generator to draw from instead of the one that all share, and `watch`, a function that is called
+after each draw with the token (1, 1), the scores it was drawn from and the model's own logits (1, vocabulary). But not
+`stop_strings`, which `generate` drops beside a decoding loop of one's own: give a StopStringCriteria among
+`stopping_criteria` instead. Special tokens that a user types are read as such, as everywhere in Transformers.
 """
 
 import functools
@@ -138,7 +139,8 @@ class Chat:
     def _sample(self, prompt: list[int], generation: dict) -> Iterator[int]:
         """New token ids, one by one. `generate` prepares sampling and stopping, `_decode` is its loop."""
         settings, end = generation.get("generation_config") or self.model.generation_config, self.tokenizer.eos_token_id
-        generator, defaults = generation.pop("generator", None), {"pad_token_id": end}
+        own = {name: generation.pop(name, None) for name in ("generator", "watch")}
+        defaults = {"pad_token_id": end}
         if settings.eos_token_id is None:
             defaults["eos_token_id"] = end
         if settings.max_new_tokens is None and settings.max_length is None and "max_length" not in generation:
@@ -148,7 +150,7 @@ class Chat:
             ids,
             attention_mask=torch.ones_like(ids),
             past_key_values=self._cache,
-            custom_generate=functools.partial(_decode, fed=self._fed, generator=generator),
+            custom_generate=functools.partial(_decode, fed=self._fed, **own),
             **defaults | generation,
         )
 
@@ -176,7 +178,17 @@ def _require_text(what: str, text: str) -> None:
 
 
 def _decode(
-    model, input_ids, logits_processor, stopping_criteria, generation_config, past_key_values, *, fed, generator, **_
+    model,
+    input_ids,
+    logits_processor,
+    stopping_criteria,
+    generation_config,
+    past_key_values,
+    *,
+    fed,
+    generator,
+    watch,
+    **_,
 ) -> Iterator[int]:
     """The loop that `generate` runs on what it has prepared: one row, ids from `fed` on are new to the cache."""
     if len(input_ids) > 1:
@@ -186,11 +198,14 @@ def _decode(
         with torch.no_grad():  # each step by itself: whoever reads the stream keeps their own setting
             new, fed = input_ids[:, fed:], input_ids.shape[1]
             logits = model(new, past_key_values=past_key_values, use_cache=True, logits_to_keep=1).logits[:, -1]
-            scores = logits_processor(input_ids, logits.to(input_ids.device, torch.float32))
+            logits = logits.to(input_ids.device, torch.float32)
+            scores = logits_processor(input_ids, logits)
             if generation_config.do_sample:
                 token = scores.softmax(-1).multinomial(1, generator=generator)
             else:
                 token = scores.argmax(-1, True)
+            if watch:
+                watch(token, scores, logits)
             input_ids = torch.cat([input_ids, token], dim=-1)
             done = bool(stopping_criteria(input_ids, None).all())
         yield token.item()

@@ -257,11 +257,13 @@ def _notebooks() -> list[Line]:
     """Which notebooks compute what they show, and which show what was recorded."""
     import torch
 
-    lines = [Line("notebooks 01 to 03", True, "live"), Line("notebook 04", None, "in preparation")]
-    if not torch.cuda.is_available():
-        return [*lines, Line("notebook 05", True, "live on the CPU; its fused kernels need an NVIDIA GPU")]
-    fused = _fused_lightning()
-    return [*lines, Line("notebook 05", True, "live" if fused.ok else f"live, except for {fused.name}")]
+    lines = [Line("notebooks 01 to 03", True, "live")]
+    for name, kernel in (("notebook 04", _flash_attention()), ("notebook 05", _fused_lightning())):
+        found = "live" if kernel.ok else f"live, except for {kernel.name}"
+        if not torch.cuda.is_available():
+            found = "live on the CPU; what needs an NVIDIA GPU was recorded"
+        lines.append(Line(name, True, found))
+    return lines
 
 
 def _driver() -> str:

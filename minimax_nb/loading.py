@@ -102,8 +102,10 @@ def _attention(asked: str | None, on_gpu: bool, dtype) -> tuple[str, str]:
     """The attention implementation, and it in words with the reason. RuntimeError if FlashAttention-2 cannot run.
 
     PyTorch's own attention comes first everywhere: it has FlashAttention-2 built in
-    (https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html).
+    (https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html). On an H200
+    none was faster (notebooks/results/flash_attention_h200.json; a test holds the words below to it).
     """
+    from .attention import register
     from .hardware import flash_attention_status
 
     if asked == "flash_attention_2":
@@ -113,7 +115,7 @@ def _attention(asked: str | None, on_gpu: bool, dtype) -> tuple[str, str]:
             raise RuntimeError(status.advice)
     if asked or not on_gpu:
         return asked or "sdpa", asked or "sdpa"
-    return "sdpa", "sdpa (fused in PyTorch; FlashAttention-2 was no faster on an H200)"
+    return register(), "sdpa by length (PyTorch's fused kernels; FlashAttention-2 was no faster on an H200)"
 
 
 def _load_tokenizer(folder: Path):

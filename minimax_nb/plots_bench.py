@@ -29,6 +29,13 @@ def chosen(rows: Iterable[Mapping], **fields) -> list[Mapping]:
     return sorted(found, key=lambda row: row["length"])
 
 
+def part(rows: Rows, kind: str) -> list[Mapping]:
+    """The same rows with the time and the floor of one kind of layer in place of the whole; its spread is not known."""
+    times = {"ms": "kinds", "least_ms": "kinds", "most_ms": "kinds", "floor_ms": "floor"}
+    taken = [{name: row[source][kind] for name, source in times.items()} if row in _ok(rows) else {} for row in rows]
+    return [row | new for row, new in zip(rows, taken, strict=True)]
+
+
 def time(rows: Rows, by: str = "attention") -> Figure:
     """Milliseconds against tokens, both logarithmic, bars from the least to the most, and the floor of the fastest."""
     with plt.rc_context(FONT):

@@ -12,7 +12,7 @@ from time import monotonic, sleep
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
-from test_browser import DONE, FLAGS, PICTURES, SLOW, chromium, environment, log, status, watch  # noqa: F401
+from test_browser import DONE, FLAGS, PICTURES, SLOW, chromium, environment, log, rows, status, watch  # noqa: F401
 
 from minimax_nb.room import free_port
 
@@ -103,6 +103,9 @@ def test_with_the_token_a_reply_streams_and_nothing_comes_from_elsewhere(served,
         expect(status(widget)).to_have_text(DONE)
         assert len(lengths()) > 3 and lengths() == sorted(lengths())
         assert "basil" in log(widget).inner_text()
+        widget.locator(".mmnb-token").first.click()
+        expect(widget.locator(".mmnb-words")).to_have_text("'For': the likeliest, taken without a draw")
+        assert [row[1] for row in rows(widget)][:4] == ["▶ 'For' (chosen)", "'Certainly'", "'Gladly'", "'Of'"]
         PICTURES.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=PICTURES / "app.png")
         assert page.get_by_role("heading").all_inner_texts() == ["A chat with the small model"]

@@ -1,7 +1,8 @@
 """The playground as a reader uses it: JupyterLab in headless Chromium, driven by mouse and by keyboard alone.
 
 Replies are held by a file: while it is there the model waits after a few tokens, and says so in a second file. So a
-test has as long as it likes to press Stop. Screenshots are kept in runs/browser/, which git ignores.
+test has as long as it likes to press Stop. Screenshots are kept in runs/browser/, which git ignores. The one that the
+notebooks show is drawn again by `KEEP_PICTURE=1 python -m pytest tests/test_browser.py -k candidates`.
 """
 
 import json
@@ -18,11 +19,13 @@ from time import monotonic, sleep
 
 import nbformat
 import pytest
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
 from minimax_nb.room import free_port
 
-PICTURES = Path(__file__).parents[1] / "runs" / "browser"
+ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / "runs" / "browser"
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 MISSING = (
     "no Chromium: `apt-get install chromium`, or CHROMIUM=/path/to/chrome; "
@@ -30,8 +33,9 @@ MISSING = (
 )
 # No sandbox: CI is root. No /dev/shm: a container's is small.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-DONE = re.compile(r"^done: \d+ tokens in [\d.]+ s$")
-STOPPED = re.compile(r"^stopped: \d+ tokens in [\d.]+ s; the half reply is kept$")
+TOOK = r"[\d.]+ s \([\d.]+ a second after the first\)"
+DONE = re.compile(rf"^done: \d+ tokens in {TOOK}$")
+STOPPED = re.compile(rf"^stopped: \d+ tokens in {TOOK}; the half reply is kept$")
 SLOW = 90_000  # ms: a shared core may take this long for what takes a second elsewhere
 CELLS = [
     """\
@@ -59,6 +63,7 @@ widget = playground(model, tokenizer)
 widget""",
     "print('another cell:', widget.playground.status)",
     "print('all cells ran')",
+    "# for what a test pastes",
 ]
 expect.set_options(timeout=SLOW)
 
@@ -130,6 +135,7 @@ def opened(chromium, url, errors):
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": 1200, "height": 1000})
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         watch(page, errors)
         page.goto(url, timeout=SLOW)
         expect(page.locator("#jp-bottom-panel").get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible()
@@ -185,14 +191,18 @@ def test_every_control_has_a_name_and_all_fits(page, widget):
     names = ["Temperature", "Top-k", "Top-p", "Repetition penalty", "Longest reply", "Seed"]
     found = [widget.get_by_label(re.compile(f"^{name}")) for name in names]
     assert [control.input_value() for control in found] == ["0", "50", "1", "1", "200", ""]
+    others = ["Message", "Token", "System prompt", "The conversation as a cell"]
+    assert all(widget.get_by_label(re.compile(f"^{name}")).count() == 1 for name in others)
     fields, buttons = widget.locator("input, textarea"), widget.get_by_role("button")
-    assert fields.count() == len(names) + 1
-    assert buttons.all_inner_texts() == ["Send", "Stop", "Regenerate", "New chat", "Reset"]
-    widget.get_by_label("Message").fill("How do I make pesto, please? " * 12)
+    assert fields.count() == len(names) + len(others)
+    assert buttons.all_inner_texts() == ["Send", "Stop", "Regenerate", "New chat", "Reset", "Copy as code"]
+    asked(widget, "How do I make pesto, please? " * 12)
+    widget.get_by_role("button", name="Copy as code").click()
     for name, width in {"normal": 1200, "narrow": 420}.items():
-        page.set_viewport_size({"width": width, "height": 1000})
+        page.set_viewport_size({"width": width, "height": 2000})
         widget.screenshot(path=PICTURES / f"{name}.png")
         assert widget.evaluate("e => e.scrollWidth <= e.clientWidth && e.getBoundingClientRect().right <= innerWidth")
+        assert widget.locator("table").evaluate("e => e.scrollWidth <= e.parentNode.clientWidth")
 
 
 def test_by_mouse_a_reply_streams_while_other_cells_run(page, widget, hold):
@@ -272,7 +282,7 @@ def test_by_keyboard_alone(page, widget, hold):
     page.keyboard.type("7")
     tab_to(page, "Regenerate", back=True)
     press("Space")
-    cut = re.compile(r"^cut: 8 tokens in [\d.]+ s, seed 7; the longest reply was set to 8$")
+    cut = re.compile(rf"^cut: 8 tokens in {TOOK}, seed 7; the longest reply was set to 8$")
     expect(status(widget)).to_have_text(cut)
     tab_to(page, "Message", back=True)
     hold.touch()
@@ -306,6 +316,151 @@ def test_a_wrong_setting_is_said_and_the_message_comes_back(page, widget):
     expect(widget.get_by_label("Message")).to_have_value("How do I make pesto?")
     expect(status(widget)).to_have_text(words)
     expect(log(widget)).to_be_empty()
+
+
+def test_by_mouse_a_token_shows_its_candidates(page, widget):
+    for label, value in {"Temperature": "1.2", "Top-k": "6", "Seed": "4"}.items():
+        widget.get_by_label(label).fill(value)
+        widget.get_by_label(label).blur()
+    reply = asked(widget, "How do I make mayonnaise?")
+    words = widget.locator(".mmnb-words")
+    expect(words).to_have_text(re.compile(r"^<end_of_sentence>: drawn, number 1 of the 6 that were kept$"))
+    widget.locator(".mmnb-token").first.click()
+    first = widget.locator(".mmnb-token").first.inner_text()
+    expect(words).to_have_text(re.compile(rf"^'{first}': drawn, number \d of the 6 that were kept$"))
+    expect(widget.locator(".mmnb-token.mmnb-chosen")).to_have_text(first)
+    table = rows(widget)
+    assert [row[0] for row in table] == [*"123456--"] and [row[2] for row in table[6:]] == ["cut", "cut"]
+    assert [row[1] for row in table if "▶" in row[1]] == [f"▶ '{first}' (chosen)"]
+    kept = [float(row[2].lstrip("<")) for row in table[:6]]
+    assert kept == sorted(kept, reverse=True) and sum(kept) == pytest.approx(1, abs=0.01)
+    assert bars(widget) == pytest.approx([*kept, 0, 0], abs=0.002)
+    widget.screenshot(path=PICTURES / "playground.png")
+    if os.environ.get("KEEP_PICTURE"):
+        keep_picture()
+    assert log(widget).inner_text().endswith(reply)
+
+
+def test_by_keyboard_tokens_are_walked_and_the_focus_stays(page, widget, hold):
+    asked(widget, "How do I make pesto?")
+    tokens, slider = widget.locator(".mmnb-token"), widget.get_by_label("Token", exact=True)
+    tab_to(page, "Token")
+    for key, place in {"Home": 0, "ArrowRight": 1, "End": tokens.count() - 1, "ArrowLeft": tokens.count() - 2}.items():
+        page.keyboard.press(key)
+        expect(tokens.nth(place)).to_have_class(re.compile("mmnb-chosen"))
+        text = tokens.nth(place).text_content()
+        expect(widget.locator(".mmnb-words")).to_contain_text(f"'{text}': the" if text else "<end_of_sentence>: the")
+        expect(slider).to_have_attribute("aria-valuetext", re.compile(f"^{place + 1} of {tokens.count()} "))
+    hold.touch()
+    widget.get_by_role("button", name="Regenerate").click()
+    wait_until_held(page, hold)
+    tokens.first.click()
+    hold.unlink()
+    expect(status(widget)).to_have_text(DONE)
+    expect(slider).to_be_focused()
+    expect(tokens.first).to_have_class(re.compile("mmnb-chosen"))
+
+
+def test_a_system_prompt_is_for_the_next_chat(page, widget):
+    prompt = widget.get_by_label("System prompt")
+    asked(widget, "How do I make pesto?")
+    prompt.fill("You are a cook.")
+    prompt.press("Tab")
+    expect(status(widget)).to_have_text("the system prompt counts from the next new chat on")
+    assert turns(widget) == ["You", "Model"]
+    widget.get_by_role("button", name="New chat").click()
+    expect(log(widget)).to_have_text("System You are a cook.")
+    asked(widget, "Who are you?")
+    assert turns(widget) == ["System", "You", "Model"]
+    widget.get_by_role("button", name="Reset").click()
+    expect(log(widget)).to_be_empty()
+    expect(prompt).to_have_value("")
+
+
+def test_copied_code_says_the_same_in_a_cell(page, widget):
+    copy, code = widget.get_by_role("button", name="Copy as code"), widget.get_by_label("The conversation as a cell")
+    copy.click()
+    expect(status(widget)).to_have_text("nothing to copy yet: send a message")
+    expect(code).to_be_hidden()
+    widget.get_by_label("Temperature").fill("1.5")
+    widget.get_by_label("Temperature").blur()
+    reply = asked(widget, "How do I make pesto?")
+    copy.click()
+    expect(status(widget)).to_have_text("copied: paste it into a cell")
+    assert page.evaluate("navigator.clipboard.readText()") == code.input_value()
+    cell = page.locator(".jp-Cell").last
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.press("Control+v")
+    page.keyboard.press("Control+Enter")
+    expect(cell.locator(".jp-OutputArea-output")).to_contain_text(reply)
+
+
+def test_where_a_page_may_not_copy_the_code_is_selected(page, widget):
+    asked(widget, "How do I make pesto?")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined, configurable: true})")
+    widget.get_by_role("button", name="Copy as code").press("Enter")
+    expect(status(widget)).to_have_text(re.compile("^not copied, .* the code is selected, press Ctrl\\+C"))
+    code = widget.get_by_label("The conversation as a cell")
+    expect(code).to_be_focused()
+    assert code.evaluate("e => [e.selectionStart, e.selectionEnd]") == [0, len(code.input_value())]
+    page.evaluate("delete navigator.clipboard")
+
+
+def test_in_the_dark_all_is_light_on_dark(page, widget):
+    asked(widget, "How do I make pesto?")
+    widget.get_by_role("button", name="Copy as code").click()
+    try:
+        theme(page, "JupyterLab Dark")
+        expect(page.locator("body")).to_have_attribute("data-jp-theme-light", "false")
+        expect(page.locator("#jupyterlab-splash")).to_have_count(0)
+        widget.screenshot(path=PICTURES / "dark.png")
+        for part in ("textarea", "button", "td", ".mmnb-turn", ".mmnb-status", "legend"):
+            light, dark = widget.locator(part).first.evaluate(BRIGHTNESS)
+            assert light > dark + 120, part
+    finally:
+        theme(page, "JupyterLab Light")
+
+
+# Of the text and of what lies behind it, from 0 to 255
+BRIGHTNESS = """e => {
+    const mean = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).reduce((sum, each) => sum + Number(each) / 3, 0);
+    const bare = (node) => getComputedStyle(node).backgroundColor.endsWith(", 0)");
+    let behind = e;
+    while (bare(behind)) behind = behind.parentNode;
+    return [mean(getComputedStyle(e).color), mean(getComputedStyle(behind).backgroundColor)];
+}"""
+
+
+def theme(page: Page, name: str) -> None:
+    page.get_by_role("menuitem", name="Settings", exact=True).click()
+    page.locator(".lm-Menu-item", has_text="Theme").first.hover()
+    page.locator(".lm-Menu-item", has_text=name).first.click()
+
+
+def keep_picture() -> None:
+    """The screenshot with a token chosen, as the notebooks show it: a palette, for its size."""
+    (ROOT / "notebooks" / "images").mkdir(exist_ok=True)
+    picture = Image.open(PICTURES / "playground.png").convert("RGB").quantize(64)
+    picture.save(ROOT / "notebooks" / "images" / "playground.png", optimize=True)
+
+
+def asked(widget: Locator, text: str) -> str:
+    """The model's reply to `text`, which is sent and waited for."""
+    widget.get_by_label("Message").fill(text)
+    widget.get_by_label("Message").press("Enter")
+    expect(status(widget)).to_have_text(re.compile("^done: "))
+    return "".join(log(widget).locator("p").last.locator(".mmnb-token").all_text_contents())
+
+
+def rows(widget: Locator) -> list[list[str]]:
+    return [row.locator("th, td").all_inner_texts() for row in widget.locator("tbody tr").all()]
+
+
+def bars(widget: Locator) -> list[float]:
+    """How much of its room each bar takes."""
+    share = "all => all.map(e => parseFloat(getComputedStyle(e, '::before').width) / e.clientWidth)"
+    return widget.locator(".mmnb-bar").evaluate_all(share)
 
 
 def status(widget: Locator) -> Locator:

@@ -254,6 +254,21 @@ def test_a_generator_draws_instead_of_the_global_one(loaded):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_watcher_is_told_each_draw_as_it_was(loaded):
+    model, tokenizer = loaded
+    draws, chat = [], Chat(model, tokenizer)
+    settings = {"max_new_tokens": 8, "do_sample": True, "temperature": 1.5, "top_k": 5, "repetition_penalty": 1.3}
+    once, again = (torch.Generator().manual_seed(1) for _ in range(2))
+    reply = chat.send("one", generator=once, watch=lambda *draw: draws.append(draw), **settings)
+    assert Chat(model, tokenizer).send("one", generator=again, **settings) == reply  # watching changes nothing
+    again.manual_seed(1)
+    ids = [scores.softmax(-1).multinomial(1, generator=again).item() for _, scores, _ in draws]
+    assert ids == [token.item() for token, _, _ in draws] == chat.ids[-8:]
+    assert all(scores.isfinite().sum() == 5 for _, scores, _ in draws)
+    whole = model(torch.tensor([chat.ids])).logits[0, -9:-1]
+    torch.testing.assert_close(torch.cat([logits for _, _, logits in draws]), whole, rtol=1e-4, atol=1e-4)
+
+
 def test_a_turn_is_right_while_the_repair_is_taken_back(loaded, chat):
     never = Chat(*loaded, system=SYSTEM)
     for turn in TURNS[:2]:

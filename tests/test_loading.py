@@ -257,6 +257,6 @@ def test_flash_attention_on_a_gpu_is_looked_at_first(monkeypatch):
 
 def test_the_attention_chosen_comes_with_its_reason():
     name, words = _attention(None, True, "bfloat16")
-    assert name == "sdpa" and words.startswith("sdpa (") and "FlashAttention-2" in words
+    assert name == "sdpa_by_length" and words.startswith("sdpa by length (") and "FlashAttention-2" in words
     assert _attention(None, False, "float32") == ("sdpa", "sdpa")
     assert _attention("eager", True, "bfloat16") == ("eager", "eager")

@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 import tomllib
+from html import escape
 from math import inf, nan
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from nbconvert import HTMLExporter
 
 from minimax_nb.cache import stock_cache
 from minimax_nb.chat import Chat
-from minimax_nb.widgets import playground, playground_view
+from minimax_nb.widgets import playground, playground_view, reply
+from minimax_nb.widgets.playground_code import as_code
 from minimax_nb.widgets.playground_state import Playground
 from minimax_nb.widgets.settings import CONTROLS, check, generation, start
 
@@ -28,6 +30,7 @@ FOLDER = ROOT / "minimax_nb" / "widgets"
 SYSTEM = "a recipe for one"
 GREEDY = {"do_sample": False, "max_new_tokens": 12}
 LONG = 60  # s, for waits that end at once unless something is broken
+TOOK = r"[\d.]+ s \([\d.]+ a second after the first\)"
 
 
 @pytest.fixture
@@ -142,7 +145,7 @@ def test_a_seed_draws_what_the_global_one_would(state, chat):
     before = torch.get_rng_state()
     reply = said(state, "the sauce")
     assert torch.equal(torch.get_rng_state(), before)  # other cells' draws are not disturbed
-    assert state.status.partition(" in ")[2].partition(" s")[2].startswith(", seed 3")
+    assert re.search(rf" in {TOOK}, seed 3(;|$)", state.status)
     torch.manual_seed(3)
     assert chat.send("the sauce", do_sample=True, temperature=1.5, max_new_tokens=12) == reply
     assert said(state) == reply
@@ -198,7 +201,8 @@ def test_stop_keeps_the_half_reply_and_the_next_turn_is_right(state, chat, brake
     assert state.status == "stopping..." and state.busy
     brake.release()
     state.wait(LONG)
-    assert re.fullmatch(rf"stopped: {at + 1} tokens? in [\d.]+ s; the half reply is kept", state.status)
+    took = TOOK if at else r"[\d.]+ s"
+    assert re.fullmatch(rf"stopped: {at + 1} tokens? in {took}; the half reply is kept", state.status)
     assert state.messages[-1]["content"] == chat.send("the sauce", **GREEDY | {"max_new_tokens": at + 1})
     assert said(state, "and a recipe") == chat.send("and a recipe", **GREEDY)
     assert state._chat.ids == chat.ids
@@ -272,9 +276,9 @@ def test_settings_count_from_the_next_reply_on(state, chat, brake):
     brake.release()
     state.wait(LONG)
     assert state.messages[-1]["content"] == chat.send("the sauce", **GREEDY)
-    assert re.fullmatch(r"cut: 12 tokens in [\d.]+ s; the longest reply was set to 12", state.status)
+    assert re.fullmatch(rf"cut: 12 tokens in {TOOK}; the longest reply was set to 12", state.status)
     said(state, "and a recipe")
-    assert re.fullmatch(r"cut: 4 tokens in [\d.]+ s; the longest reply was set to 4", state.status)
+    assert re.fullmatch(rf"cut: 4 tokens in {TOOK}; the longest reply was set to 4", state.status)
 
 
 def test_one_reply_at_a_time(state, chat, brake):
@@ -321,6 +325,105 @@ def test_a_new_chat_keeps_the_settings_and_a_wrong_one_stays_said(state):
     state.set("top_p", 1)
     state.new_chat()
     assert state.status == "ready" and state.settings["max_new_tokens"] == 12
+
+
+def test_a_system_prompt_counts_at_once_before_the_first_message(loaded, state):
+    state.set_system("only sauces")
+    assert state.messages == [{"role": "system", "content": "only sauces"}] and state.status == "ready"
+    assert said(state, "the sauce") == Chat(*loaded, system="only sauces").send("the sauce", **GREEDY)
+
+
+def test_a_conversation_that_has_begun_keeps_its_system_prompt(loaded, state, chat):
+    said(state, "the sauce")
+    chat.send("the sauce", **GREEDY)
+    state.set_system("only sauces")
+    assert state.status == "the system prompt counts from the next new chat on"
+    assert said(state, "and a recipe") == chat.send("and a recipe", **GREEDY) and state.messages == chat.messages
+    state.new_chat()
+    assert state.messages == [{"role": "system", "content": "only sauces"}]
+    assert said(state, "the sauce") == Chat(*loaded, system="only sauces").send("the sauce", **GREEDY)
+    state.reset()
+    assert (state.system, state.messages) == (SYSTEM, [{"role": "system", "content": SYSTEM}])
+
+
+def test_a_system_prompt_given_while_a_reply_is_written_waits_for_the_next_chat(state, chat, brake):
+    brake.hold(at=2)
+    state.send("the sauce")
+    brake.wait()
+    state.set_system(" \n")
+    assert (state.status, state.busy, state.system) == ("writing...", True, None)
+    brake.release()
+    state.wait(LONG)
+    chat.send("the sauce", **GREEDY)
+    assert state.messages == chat.messages
+    state.new_chat()
+    assert state.messages == []
+
+
+def test_tokens_a_second_are_counted_from_the_first_one_on(state, monkeypatch):
+    clock = itertools.chain([0, 5, 5.25, 5.5, 5.75], itertools.repeat(6.0))  # the prompt took 5 s
+    monkeypatch.setattr(reply.time, "perf_counter", lambda: next(clock))
+    state.set("max_new_tokens", 4)
+    said(state, "the sauce")
+    assert state.status.startswith("cut: 4 tokens in 6.0 s (4.0 a second after the first); ")
+
+
+def run(code: str) -> list[str]:
+    """What a cell with this code prints."""
+    printed = []
+    exec(code, {"print": printed.append})
+    return printed
+
+
+def test_the_conversation_as_code_says_the_same(state):
+    assert state.code == ""
+    said(state, 'the "sauce" \\ for\ntwo 🥚')
+    state.set("temperature", 1.5)
+    state.set("seed", 3)
+    said(state, "and a recipe")
+    state.set("seed", None)
+    said(state)
+    state.set("repetition_penalty", 1.3)
+    state.set("max_new_tokens", 6)
+    said(state, "mustard")
+    replies = [message["content"] for message in state.messages if message["role"] == "assistant"]
+    assert run(state.code) == replies and len(replies) == 3
+    assert state.code.count("settings = {") == 3 and state.code.count("manual_seed(") == 2 and SYSTEM in state.code
+
+
+def test_a_stopped_reply_as_code_is_as_long(state, brake):
+    brake.hold(at=4)
+    state.send("the sauce")
+    brake.wait()
+    state.stop()
+    brake.release()
+    state.wait(LONG)
+    reply = said(state, "and a recipe")
+    assert run(state.code) == [state.messages[2]["content"], reply] and "import torch" not in state.code
+
+
+def test_what_failed_is_in_no_code(state, brake):
+    said(state, "the sauce")
+    code = state.code
+    for press in (state.regenerate, lambda: state.send("and a recipe")):
+        brake.hold(at=2, error=RuntimeError("out of memory"))
+        brake.release()
+        press()
+        state.wait(LONG)
+        assert state.status.startswith("error") and state.code == code
+    state.new_chat()
+    assert state.code == ""
+
+
+def test_code_names_the_folder_as_it_can_be_found(tmp_path, monkeypatch):
+    (tmp_path / "work" / "demo").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    inside, here = tmp_path / "work" / "demo", tmp_path.as_posix()
+    names = {str(inside): "demo", "demo": "demo", "../work/demo": "../work/demo", str(tmp_path): here}
+    for folder, shown in names.items():
+        assert f'load("{shown}")\n' in as_code(folder, None, [])
+    for folder in ("", "MiniMaxAI/MiniMax-Text-01"):
+        assert 'load("a-converted-folder")  # yours\n' in as_code(folder, None, [])
 
 
 def test_the_logic_needs_no_widgets(monkeypatch):
@@ -378,6 +481,20 @@ def test_the_page_asks_and_is_told(view, chat, brake):
     assert (view.status, view.settings) == ("ready", start())
 
 
+def test_the_page_looks_at_tokens_and_gives_a_system_prompt(view):
+    ask(view, "set_system", text="only sauces")
+    assert view.system == "only sauces" and view.messages[0]["content"] == "only sauces"
+    ask(view, "send", text="the sauce")
+    view.playground.wait(LONG)
+    assert "".join(text for text, _ in view.tokens[0]) == view.messages[-1]["content"]
+    assert (view.place, view.candidates["place"], view.growing) == (None, 11, [])
+    ask(view, "look", place=3)
+    assert (view.place, view.candidates) == (3, view.playground.candidates) and view.candidates["place"] == 3
+    assert "only sauces" in view.code
+    ask(view, "reset")
+    assert (view.system, view.tokens, view.place, view.candidates, view.code) == (SYSTEM, [], None, None, "")
+
+
 def test_a_fast_reply_is_drawn_at_intervals_and_its_end_at_once(view, monkeypatch):
     drawn = []
     view.observe(lambda change: drawn.append(change.new), "reply")
@@ -392,6 +509,10 @@ def test_a_fast_reply_is_drawn_at_intervals_and_its_end_at_once(view, monkeypatc
 def test_what_goes_to_the_page_is_json(view):
     state = {name: value for name, value in view.get_state().items() if name != "layout"}
     assert json.loads(json.dumps(state, allow_nan=False))["settings"]["seed"] is None
+    ask(view, "send", text="the sauce")
+    view.playground.wait(LONG)
+    state = {name: value for name, value in view.get_state().items() if name != "layout"}
+    assert len(json.loads(json.dumps(state, allow_nan=False))["tokens"][0]) == 12
 
 
 def test_the_page_and_the_widget_use_the_same_names(view):
@@ -414,9 +535,14 @@ def test_a_still_picture_says_what_would_be_there(view):
     plain, page = bundle["text/plain"], bundle["text/html"]
     for text in (plain, page):
         assert "run this cell" in text.lower() and "Regenerate" in text
-        assert all(control.label in text for control in CONTROLS)
+        assert all(control.label in text for control in CONTROLS) and SYSTEM in text
+        assert "What else it could have been, token 12 of 12: " in text and text.count("(chosen)") == 1
     assert "You: the <b>sauce</b> & more" in plain and "the &lt;b&gt;sauce&lt;/b&gt; &amp; more" in page
     assert "application/vnd.jupyter.widget-view+json" in bundle and view._repr_mimebundle_()[0] == bundle
+    first = view.candidates["rows"][0]
+    figures = first["name"] + " (chosen)" * first["chosen"], *first["figures"]
+    assert "Rank, Candidate, With the settings, Model alone\n" + ", ".join(["1", *figures]) in plain
+    assert all(f"<td>{escape(figure)}</td>" in page for figure in figures)
 
 
 def test_a_printed_notebook_shows_the_still_picture(view):

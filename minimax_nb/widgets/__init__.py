@@ -13,9 +13,9 @@ it in the page. Functions here import late, so that the logic can be had without
 def playground(model, tokenizer, system: str | None = None):
     """A chat with `model` whose replies stream into the page, and the sampling settings beside it.
 
-    `system` is the system message. Replies are written by a thread, so other cells can run meanwhile. The widget's
-    `.playground` does the same from code: `.send(text)`, `.wait()`, `.messages`. ValueError if the tokenizer has no
-    chat template.
+    `system` is the system prompt at the start and after a reset. Replies are written by a thread, so other cells can
+    run meanwhile. The widget's `.playground` does the same from code: `.send(text)`, `.wait()`, `.messages`, and
+    `.look(3)`, `.candidates` for what else a token could have been. ValueError if the tokenizer has no chat template.
     """
     from .playground_state import Playground
     from .playground_view import PlaygroundView

@@ -8,30 +8,126 @@ function node(tag, attributes = {}, ...children) {
   return made;
 }
 
-// A labelled input for one setting: a slider where both ends are known and it is not a whole number. `follow` takes the
-// kernel's value, but not its answers to older values while a newer one is on its way, nor while nothing has changed
-// there: either would undo what is just being typed.
+// Ties a field to a value of the kernel's. `follow` takes that value, but not the kernel's answers to older values
+// while a newer one is on its way, nor while nothing has changed there: either would undo what is just being typed.
+function tied(input, read, change) {
+  let known, asked; // the kernel's value as last seen, and the value last sent and not yet answered
+  input.addEventListener("change", () => {
+    asked = read();
+    change(asked);
+  });
+  const follow = (value) => {
+    if (asked === undefined && value !== known) input.value = value ?? "";
+    if (value === asked) asked = undefined;
+    known = value;
+  };
+  return { follow, forget: () => (asked = undefined) };
+}
+
+// A labelled input for one setting: a slider where both ends are known and it is not a whole number.
 function control({ name, label, low, high, step }, change) {
   const slider = high !== null && step !== 1;
   const limits = { min: low, step, ...(high === null ? {} : { max: high }) };
   const input = node("input", { type: slider ? "range" : "number", name, ...limits });
   const shown = node("span", { "aria-hidden": "true", class: "mmnb-value" }); // a slider reads its value out itself
   const show = () => (shown.textContent = input.value);
-  let known, asked; // the kernel's value as last seen, and the value last sent and not yet answered
   input.addEventListener("input", show);
-  input.addEventListener("change", () => {
-    asked = input.value === "" ? null : Number(input.value);
-    change(name, asked);
-  });
-  const follow = (value) => {
-    if (asked === undefined && value !== known) input.value = value ?? "";
-    if (value === asked) asked = undefined;
-    known = value;
-    show();
-  };
-  const forget = () => (asked = undefined);
+  const read = () => (input.value === "" ? null : Number(input.value));
+  const { follow, forget } = tied(input, read, (value) => change(name, value));
   const row = node("div", { class: "mmnb-setting" }, node("label", {}, label, input), ...(slider ? [shown] : []));
-  return { name, follow, forget, row };
+  return { name, follow: (value) => (follow(value), show()), forget, row };
+}
+
+// The turns of the conversation. A turn that goes on only gets more tokens: those that are there stay.
+function conversation(speakers) {
+  const log = node("div", { class: "mmnb-log", role: "log", "aria-label": "Conversation", tabindex: "0" });
+  let drawn = [];
+  const token = ([text, sign]) => node("span", { class: "mmnb-token", ...(sign && { "data-sign": sign }) }, text);
+  const goesOn = (old, turn) =>
+    old?.role === turn.role && old.tokens?.every((each, at) => String(each) === String(turn.tokens[at]));
+
+  function show(turn, at) {
+    const old = drawn[at];
+    if (old && old.role === turn.role && old.content === turn.content && old.tokens === turn.tokens) return;
+    if (goesOn(old, turn)) return log.children[at].append(...turn.tokens.slice(old.tokens.length).map(token));
+    const said = turn.tokens ? turn.tokens.map(token) : [turn.content];
+    const made = node("p", { class: `mmnb-turn mmnb-${turn.role}` }, node("b", {}, speakers[turn.role]), " ", ...said);
+    log.children[at] ? log.children[at].replaceWith(made) : log.append(made);
+  }
+
+  function draw(turns) {
+    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 8;
+    turns.forEach(show);
+    while (log.children.length > turns.length) log.lastChild.remove();
+    drawn = turns;
+    if (atEnd) log.scrollTop = log.scrollHeight;
+  }
+
+  const tokens = () => [...log.querySelectorAll(".mmnb-token")];
+  return { log, draw, tokens };
+}
+
+// What else a token could have been. `look` asks for the token at a place; `tokens` are those of the conversation.
+function explanation(heads, tokens, look) {
+  const slider = node("input", { type: "range", min: "0", disabled: "" });
+  const count = node("span", { "aria-hidden": "true", class: "mmnb-value" });
+  const words = node("p", { class: "mmnb-words" });
+  const rows = node("tbody");
+  const head = node("tr", {}, ...heads.map((each) => node("th", { scope: "col" }, each)));
+  const table = node("table", { "aria-label": "Candidates" }, node("thead", {}, head), rows);
+  const none = "No token yet: send a message.";
+  const hint = "Click a word of a reply, or move the slider. Bars: with the settings. Frames: the model alone.";
+  let marked, asked; // `asked` as in `tied`: the place last asked for and not yet answered
+
+  function mark(place, total) {
+    slider.value = place;
+    count.textContent = total ? `${place + 1} of ${total}` : "";
+    marked?.classList.remove("mmnb-chosen");
+    marked = tokens()[place];
+    marked?.classList.add("mmnb-chosen");
+  }
+
+  function choose(place, known, total) {
+    asked = place === known ? undefined : place;
+    mark(place, total);
+    look(place);
+  }
+
+  function row({ name, chosen, rank, shares, figures }) {
+    const bar = node("div", { class: "mmnb-bar", "aria-hidden": "true" });
+    ["--drawn", "--own"].forEach((end, at) => bar.style.setProperty(end, `${100 * shares[at]}%`));
+    const label = chosen ? [node("b", {}, `▶ ${name} (chosen)`)] : [name];
+    const [drawn, own] = figures;
+    return node(
+      "tr",
+      {},
+      node("td", {}, rank),
+      node("th", { scope: "row" }, ...label),
+      node("td", {}, node("div", { class: "mmnb-share" }, bar, drawn)),
+      node("td", {}, own),
+    );
+  }
+
+  function draw(candidates, place) {
+    table.hidden = slider.disabled = !candidates;
+    if (place === asked || !candidates) asked = undefined;
+    words.textContent = candidates?.words ?? none;
+    rows.replaceChildren(...(candidates?.rows.map(row) ?? []));
+    slider.max = candidates ? candidates.count - 1 : 0;
+    if (asked === undefined) mark(candidates?.place ?? 0, candidates?.count);
+    slider.setAttribute("aria-valuetext", `${count.textContent} ${words.textContent}`);
+  }
+
+  const field = node(
+    "fieldset",
+    { class: "mmnb-could" },
+    node("legend", {}, "What else it could have been"),
+    node("div", { class: "mmnb-setting" }, node("label", {}, "Token", slider), count),
+    words,
+    table,
+    node("p", { class: "mmnb-note" }, hint),
+  );
+  return { field, slider, choose, draw };
 }
 
 function render({ model, el }) {
@@ -42,7 +138,8 @@ function render({ model, el }) {
     return made;
   };
 
-  const log = node("div", { class: "mmnb-log", role: "log", "aria-label": "Conversation", tabindex: "0" });
+  const { log, draw: drawTurns, tokens } = conversation(model.get("speakers"));
+  const could = explanation(model.get("heads"), tokens, (place) => ask("look", { place }));
   const box = node("textarea", { rows: "2" });
   const send = button("Send", sendMessage);
   const stop = button("Stop", () => ask("stop"));
@@ -53,11 +150,18 @@ function render({ model, el }) {
   });
   const reset = button("Reset", () => {
     box.value = "";
-    controls.forEach((each) => each.forget());
+    [system, ...controls].forEach((each) => each.forget());
     ask("reset");
   });
+  const copy = button("Copy as code", copyCode);
   const kept = "New chat keeps the settings, Reset puts them back too.";
   const status = node("p", { role: "status", class: "mmnb-status" });
+  const code = node("textarea", { readonly: "", rows: "8" });
+  const codeLabel = "The conversation as a cell without widgets";
+  const codeRow = node("label", { class: "mmnb-code", hidden: "" }, codeLabel, code);
+  const systemBox = node("textarea", { rows: "1" });
+  const systemLabel = "System prompt, from the next new chat on (empty is none)";
+  const system = tied(systemBox, () => systemBox.value, (text) => ask("set_system", { text }));
   const controls = model.get("controls").map((each) => control(each, (name, value) => ask("set", { name, value })));
   const note = node("p", { class: "mmnb-note" }, "Top-k, top-p and the seed count when the temperature is above 0.");
   const legend = node("legend", {}, "Settings, from the next reply on");
@@ -68,6 +172,30 @@ function render({ model, el }) {
     ask("send", { text });
   }
 
+  async function copyCode() {
+    if (!model.get("code")) return (status.textContent = "nothing to copy yet: send a message");
+    codeRow.hidden = false;
+    code.scrollTop = 0;
+    try {
+      await navigator.clipboard.writeText(code.value); // absent where the page came over plain http
+      status.textContent = "copied: paste it into a cell";
+    } catch {
+      code.focus();
+      code.select();
+      status.textContent = "not copied, this page may not: the code is selected, press Ctrl+C (on a Mac Cmd+C)";
+    }
+  }
+
+  log.addEventListener("click", (event) => {
+    const place = tokens().indexOf(event.target);
+    if (place < 0) return;
+    could.slider.focus({ preventScroll: true }); // arrow keys go on from there
+    could.choose(place, model.get("place"), tokens().length);
+  });
+  could.slider.addEventListener("input", () =>
+    could.choose(could.slider.valueAsNumber, model.get("place"), tokens().length),
+  );
+
   box.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.isComposing) return;
     event.preventDefault();
@@ -76,43 +204,52 @@ function render({ model, el }) {
     else sendMessage();
   });
 
+  const chat = node(
+    "div",
+    { class: "mmnb-chat" },
+    log,
+    node("label", { class: "mmnb-message" }, "Message", box),
+    node("div", { class: "mmnb-buttons" }, send, stop, regenerate, newChat, reset, copy),
+    status,
+    node("p", { class: "mmnb-hint" }, "Enter sends, Shift+Enter starts a new line, Esc stops. ", kept),
+    codeRow,
+  );
+  const systemRow = node("label", { class: "mmnb-message mmnb-note" }, systemLabel, systemBox);
+  const settings = node("fieldset", {}, legend, systemRow, ...controls.map((each) => each.row), note);
   const root = node(
     "section",
     { class: "mmnb-playground", "aria-label": "Chat playground" },
-    log,
-    node("label", { class: "mmnb-message" }, "Message", box),
-    node("div", { class: "mmnb-buttons" }, send, stop, regenerate, newChat, reset),
-    status,
-    node("p", { class: "mmnb-hint" }, "Enter sends, Shift+Enter starts a new line, Esc stops. ", kept),
-    node("fieldset", {}, legend, ...controls.map((each) => each.row), note),
+    node("div", { class: "mmnb-columns" }, chat, could.field),
+    settings,
   );
   // Else arrow keys, Enter and others would be JupyterLab's commands: it asks the focused element itself.
   for (const each of root.querySelectorAll("*")) each.dataset.lmSuppressShortcuts = "true";
   root.addEventListener("keydown", (event) => event.key === "Escape" && model.get("busy") && ask("stop"));
 
-  function turn({ role, content }) {
-    return node("p", { class: `mmnb-turn mmnb-${role}` }, node("b", {}, model.get("speakers")[role]), " ", content);
+  // A turn of the model's is its tokens; the one being written is the last.
+  function turns() {
+    const replies = model.get("tokens");
+    let next = 0;
+    const said = model
+      .get("messages")
+      .map((each) => (each.role === "assistant" ? { ...each, tokens: replies[next++] } : each));
+    const growing = { role: "assistant", tokens: model.get("growing") };
+    return model.get("reply") === null ? said : [...said, growing];
   }
 
-  let drawn; // the messages that the log shows
-  const growing = turn({ role: "assistant", content: "" });
-  const text = growing.lastChild;
+  let told; // the kernel's last status: what the page says itself stays until there is a new one
 
   function draw() {
-    const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 8;
-    const messages = model.get("messages");
-    const settings = model.get("settings");
-    const reply = model.get("reply");
+    const values = model.get("settings");
     const busy = model.get("busy");
-    if (messages !== drawn) log.replaceChildren(...messages.map(turn));
-    for (const each of controls) each.follow(settings[each.name]);
-    drawn = messages;
-    text.data = reply ?? "";
-    if (reply === null) growing.remove();
-    else if (growing.parentNode !== log) log.append(growing);
+    drawTurns(turns());
+    could.draw(model.get("candidates"), model.get("place"));
+    for (const each of controls) each.follow(values[each.name]);
+    system.follow(model.get("system") ?? "");
     log.setAttribute("aria-busy", busy);
-    if (atEnd) log.scrollTop = log.scrollHeight;
-    if (status.textContent !== model.get("status")) status.textContent = model.get("status");
+    if (told !== model.get("status")) status.textContent = told = model.get("status");
+    if (code.value !== model.get("code")) code.value = model.get("code");
+    codeRow.hidden ||= !model.get("code");
     // Not `disabled`: that would take the focus away from a button while it is pressed.
     for (const each of [send, regenerate]) each.setAttribute("aria-disabled", busy);
     stop.setAttribute("aria-disabled", !busy);

@@ -11,34 +11,34 @@ Nothing here blocks but `wait`, and nothing raises for what a reader does: `stat
 `changed` is called, from any thread and one call at a time, whenever there is something new to draw.
 
 Each reply has its own random numbers, cache and settings, taken when it starts, so other cells can use the model
-meanwhile. A change of settings counts from the next reply on. Stop keeps the half reply as the turn's reply.
+meanwhile. A change of settings counts from the next reply on, one of the system prompt from the next new chat on. Stop
+keeps the half reply as the turn's reply. `look` chooses the token whose `candidates` are shown.
 """
 
 import functools
-import secrets
 import threading
-import time
-from collections.abc import Callable, Iterator
-
-import torch
+from collections.abc import Callable
 
 from ..chat import Chat
-from .settings import check, generation, start
-
-SEEDS = 10_000  # a seed that is drawn is shown, to be typed in again: short ones
+from .playground_code import as_code
+from .reply import Reply
+from .settings import check, start
 
 
 class Playground:
     """One conversation to be drawn.
 
     `messages` are the turns to show, the one just asked included; `reply` is the text so far of the reply being
-    written, None when none is; `unsent` is a message that failed, for the reader to have back.
+    written, None when none is; `unsent` is a message that failed, for the reader to have back. `tokens` are those of
+    the finished replies, `growing` those of the one being written, each as its text and a sign for what has little of
+    it. `place` counts through all of them. `code` is the conversation as a cell, empty before the first reply.
     """
 
     def __init__(self, model, tokenizer, system: str | None = None):
-        self._empty_chat = functools.partial(Chat, model, tokenizer, system)
+        self._empty_chat = functools.partial(Chat, model, tokenizer)
+        self._first_system = system
         self._lock = threading.RLock()
-        self._writing: _Writing | None = None
+        self._writing: Reply | None = None
         self.changed: Callable[[], None] = lambda: None
         self.reset()
 
@@ -46,20 +46,56 @@ class Playground:
     def busy(self) -> bool:
         return self._writing is not None
 
+    @property
+    def growing(self) -> list[tuple[str, str]]:
+        return self._writing.told if self._writing else []
+
+    @property
+    def tokens(self) -> list[list[tuple[str, str]]]:
+        return [reply.told for reply in self._finished()]
+
+    @property
+    def candidates(self) -> dict | None:
+        """What the token looked at could have been, without a look the last one; None if there is no token yet."""
+        with self._lock:
+            replies = [*self._finished(), *filter(None, [self._writing])]
+            places = [(reply, at) for reply in replies for at in range(len(reply.told))]
+            if not places:
+                return None
+            place = self.place if self.place in range(len(places)) else len(places) - 1
+            reply, at = places[place]
+            return {"place": place, "count": len(places)} | reply.described(at)
+
+    def look(self, place: int | None) -> None:
+        """Show the candidates of this token, counted from 0 through all replies; None follows the last one."""
+        with self._lock:
+            self.place = place
+            self.changed()
+
     def new_chat(self) -> None:
         """Empty the conversation and keep the settings. A reply being written is dropped."""
-        chat = self._empty_chat()
+        chat = self._empty_chat(self.system)
         with self._lock:
             self.stop()
-            self._chat, self._writing = chat, None
+            self._chat, self._writing, self._written = chat, None, []
             self.messages, self.reply, self.unsent = chat.messages, None, ""
+            self.place, self.code = None, ""
             self._say(self._wrong_setting() or "ready")
 
     def reset(self) -> None:
-        """A new chat with the first settings."""
+        """A new chat with the first settings and system prompt."""
         with self._lock:
-            self.settings = start()
+            self.settings, self.system = start(), self._first_system
             self.new_chat()
+
+    def set_system(self, text: str) -> None:
+        """Change the system prompt, to none if `text` is blank. A conversation that has begun keeps its own."""
+        with self._lock:
+            self.system = text if text.strip() else None
+            if not (self._written or self.busy):
+                return self.new_chat()
+            later = "the system prompt counts from the next new chat on"
+            self._say(self.status if self.busy else self._wrong_setting() or later)
 
     def set(self, name: str, value: float | None) -> None:
         """Change a setting; it counts from the next reply on. A wrong value is kept, said, and refused by `send`."""
@@ -110,13 +146,13 @@ class Playground:
     def _begin(self, text: str | None) -> None:
         if self.busy:
             return self._say("still writing: press Stop first")
-        self._writing = writing = _Writing(self._chat, text, self.settings)
-        self.reply, self.unsent = "", ""
+        self._writing = writing = Reply(self._chat, text, self.settings)
+        self.reply, self.unsent, self.place = "", "", None
         self._say("writing...")
         writing.thread = threading.Thread(target=self._write, args=(writing,), daemon=True)
         writing.thread.start()
 
-    def _write(self, writing: "_Writing") -> None:
+    def _write(self, writing: Reply) -> None:
         try:
             for piece in writing.pieces():
                 with self._lock:
@@ -124,52 +160,32 @@ class Playground:
                         return
                     self.reply += piece
                     self.changed()
-            status, unsent = writing.outcome(), ""
+            status, unsent, whole = writing.outcome(), "", True
         except Exception as error:  # it goes where the reader looks: a thread's own would be lost
             words = str(error).strip().partition("\n")[0]
             name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-            status, unsent = f"error: {name}{words}", writing.text or ""
+            status, unsent, whole = f"error: {name}{words}", writing.text or "", False
         with self._lock:
             if writing is self._writing:
                 self._writing, self.reply, self.unsent = None, None, unsent
+                if whole:
+                    self._keep(writing)
                 self.messages = writing.chat.messages
                 self._say(status)
+
+    def _keep(self, writing: Reply) -> None:
+        self._written = [*self._finished(), writing]
+        messages = writing.chat.messages
+        system = messages[0]["content"] if messages[0]["role"] == "system" else None
+        asked = (message["content"] for message in messages if message["role"] == "user")
+        turns = [(text, reply.repeatable(), reply.seed) for text, reply in zip(asked, self._written, strict=True)]
+        self.code = as_code(writing.chat.model.name_or_path, system, turns)
+
+    def _finished(self) -> list[Reply]:
+        """The replies among `messages`; while the last one is written again it is not among them."""
+        return self._written[: sum(message["role"] == "assistant" for message in self.messages)]
 
     def _say(self, status: str) -> None:
         with self._lock:
             self.status = status
             self.changed()
-
-
-class _Writing:
-    """One reply on its way: to `text`, or without one another to the last message."""
-
-    thread: threading.Thread
-
-    def __init__(self, chat: Chat, text: str | None, settings: dict):
-        self.chat, self.text, self.settings = chat, text, settings
-        self.stop, self.tokens, self.seed = threading.Event(), 0, None
-        self._began = time.perf_counter()
-
-    def pieces(self) -> Iterator[str]:
-        """The reply as Chat streams it, stopped by `stop`. ValueError for wrong settings."""
-        given = generation(self.settings) | {"stopping_criteria": [self._count]}
-        if given["do_sample"]:
-            seed = self.settings["seed"]
-            self.seed = secrets.randbelow(SEEDS) if seed is None else int(seed)
-            given["generator"] = torch.Generator(self.chat.model.device).manual_seed(self.seed)
-        return self.chat.stream_again(**given) if self.text is None else self.chat.stream(self.text, **given)
-
-    def outcome(self) -> str:
-        """How it ended, in words. Tokens include the one that ends the reply."""
-        count = f"{self.tokens} token{'s' if self.tokens != 1 else ''} in {time.perf_counter() - self._began:.1f} s"
-        drawn = "" if self.seed is None else f", seed {self.seed}"
-        if self.chat.ids[-1] == self.chat.tokenizer.eos_token_id:
-            return f"done: {count}{drawn}"
-        if self.stop.is_set():
-            return f"stopped: {count}{drawn}; the half reply is kept"
-        return f"cut: {count}{drawn}; the longest reply was set to {self.settings['max_new_tokens']}"
-
-    def _count(self, input_ids, scores, **_) -> bool:
-        self.tokens += 1
-        return self.stop.is_set()

@@ -5,17 +5,20 @@ sends is {"do": one of ACTIONS, ...}. Where there is no such page, on GitHub or 
 """
 
 import time
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
 import anywidget
-from traitlets import Bool, Dict, List, Unicode
+from traitlets import Bool, Dict, Int, List, Unicode
 
 from .playground_state import Playground
 from .settings import CONTROLS
 
 HERE = Path(__file__).parent
 EVERY = 0.05  # s between two pictures of a growing reply
+GROWING = ("reply", "growing", "candidates")  # what changes with every token
+STATE = ("settings", "system", "messages", "tokens", "place", "code", "unsent", "busy", "status")
 ACTIONS = {
     "send": lambda playground, asked: playground.send(asked["text"]),
     "stop": lambda playground, asked: playground.stop(),
@@ -23,11 +26,15 @@ ACTIONS = {
     "new_chat": lambda playground, asked: playground.new_chat(),
     "reset": lambda playground, asked: playground.reset(),
     "set": lambda playground, asked: playground.set(asked["name"], asked["value"]),
+    "set_system": lambda playground, asked: playground.set_system(asked["text"]),
+    "look": lambda playground, asked: playground.look(asked["place"]),
 }
 STILL = (
     "Chat playground, a still picture. Run this cell in JupyterLab to chat: a message box, the buttons Send, Stop, "
-    "Regenerate, New chat and Reset, these settings, and replies that appear word by word."
+    "Regenerate, New chat, Reset and Copy as code, a system prompt, these settings, replies that appear word by word, "
+    "and for each of their tokens what else it could have been."
 )
+HEADS = ("Rank", "Candidate", "With the settings", "Model alone")
 SPEAKERS = {"user": "You", "assistant": "Model", "system": "System"}
 
 
@@ -39,9 +46,16 @@ class PlaygroundView(anywidget.AnyWidget):
 
     controls = List().tag(sync=True)
     speakers = Dict(SPEAKERS).tag(sync=True)
+    heads = List(HEADS).tag(sync=True)
     settings = Dict().tag(sync=True)
     messages = List().tag(sync=True)
+    tokens = List().tag(sync=True)
     reply = Unicode(None, allow_none=True).tag(sync=True)
+    growing = List().tag(sync=True)
+    place = Int(None, allow_none=True).tag(sync=True)
+    candidates = Dict(None, allow_none=True).tag(sync=True)
+    system = Unicode(None, allow_none=True).tag(sync=True)
+    code = Unicode().tag(sync=True)
     unsent = Unicode().tag(sync=True)
     busy = Bool().tag(sync=True)
     status = Unicode().tag(sync=True)
@@ -56,13 +70,14 @@ class PlaygroundView(anywidget.AnyWidget):
         self._draw()
 
     def _draw(self) -> None:
-        state = {name: getattr(self.playground, name) for name in ("settings", "messages", "unsent", "busy", "status")}
+        state = {name: getattr(self.playground, name) for name in STATE}
         news = any(getattr(self, name) != value for name, value in state.items())
         if not news and self.reply and time.monotonic() - self._drawn < EVERY:
             return
         self._drawn = time.monotonic()
         with self.hold_sync():  # one message: a page never sees half of a change
-            self.set_trait("reply", self.playground.reply)
+            for name in GROWING:
+                self.set_trait(name, getattr(self.playground, name))
             for name, value in state.items():
                 self.set_trait(name, value)
 
@@ -73,14 +88,30 @@ class PlaygroundView(anywidget.AnyWidget):
     def as_text(self) -> str:
         """The still picture, in plain text: what is in the conversation, and what could be set."""
         said = [f"{SPEAKERS[message['role']]}: {message['content']}" for message in self.messages]
-        return "\n".join([STILL, *said, "Settings: " + "; ".join(map(" ".join, self._shown_settings()))])
+        could = [": ".join(self._title()), *map(", ".join, (HEADS, *self._rows()))] if self.candidates else []
+        return "\n".join([STILL, *said, *could, "Settings: " + "; ".join(map(" ".join, self._shown_settings()))])
 
     def as_html(self) -> str:
         """The same as a page fragment, without scripts or styles: those that show it would strip them."""
         said = [f"<p><b>{SPEAKERS[m['role']]}</b> {escape(m['content'])}</p>" for m in self.messages]
-        rows = [f"<tr><td>{escape(label)}</td><td>{escape(value)}</td></tr>" for label, value in self._shown_settings()]
-        return f"<p>{STILL}</p>{''.join(said)}<table><tr><th>Setting</th><th>Value</th></tr>{''.join(rows)}</table>"
+        could = [f"<p>{escape(': '.join(self._title()))}</p>", _table(HEADS, self._rows())] if self.candidates else []
+        settings = _table(("Setting", "Value"), self._shown_settings())
+        return f"<p>{STILL}</p>{''.join(said)}{''.join(could)}{settings}"
 
     def _shown_settings(self) -> list[tuple[str, str]]:
         values = [self.settings[control.name] for control in CONTROLS]
-        return [(c.label, "empty" if v is None else f"{v:g}") for c, v in zip(CONTROLS, values, strict=True)]
+        shown = [(c.label, "empty" if v is None else f"{v:g}") for c, v in zip(CONTROLS, values, strict=True)]
+        return [("System prompt", self.system or "empty"), *shown]
+
+    def _title(self) -> tuple[str, str]:
+        place, count = self.candidates["place"] + 1, self.candidates["count"]
+        return f"What else it could have been, token {place} of {count}", self.candidates["words"]
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        rows = self.candidates["rows"]
+        return [(r["rank"], r["name"] + " (chosen)" * r["chosen"], *r["figures"]) for r in rows]
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    cells = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
+    return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(cells)}</table>"

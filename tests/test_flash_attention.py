@@ -1,0 +1,120 @@
+"""Notebook 04's figures: each that its text quotes from a GPU is that of the JSON beside it, and none is left out."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from minimax_nb.attention import LONG
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+BENCH = json.loads((NOTEBOOKS / "results" / "flash_attention_h200.json").read_text())
+KERNELS = json.loads((NOTEBOOKS / "results" / "sdpa_kernels_h200.json").read_text())
+K1, K4, K16, K128 = 1024, 4096, 16384, 131072
+QUOTED = re.compile(r"\d[\d.,]*(?: to \d[\d.]*)? (?:ms|%|GB|times as fast)|falls to [\d.]+\d")
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    """The prose from the first measured figure to the exercises, without code and links."""
+    cells = nbformat.read(NOTEBOOKS / "04_flash_attention.ipynb", 4).cells
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    measured = prose[prose.index("## How fast?") : prose.index("## Exercises")]
+    return re.sub(r"\s+", " ", re.sub(r"`[^`]*`|\(https[^)]*\)", "", measured))
+
+
+def row(attention: str, length: int, what: str = "prefill", batch: int = 1) -> dict:
+    wanted = {"attention": attention, "length": length, "what": what, "batch": batch}
+    wanted |= {"lightning": "fused", "dtype": "bfloat16"}
+    (found,) = [row for row in BENCH["rows"] if wanted.items() <= row.items()]
+    return found
+
+
+def share(length: int, kind: str) -> str:
+    kinds = row("flash_attention_2", length)["kinds"]
+    return f"{100 * kinds[kind] / sum(kinds.values()):.0f} %"
+
+
+def faster(base: str, length: int) -> str:
+    return f"{row(base, length)['ms'] / row('flash_attention_2', length)['ms']:.2f}"
+
+
+def decoding(attention: str, field: str = "ms") -> list[float]:
+    return [row(attention, length, "decode")[field] for length in (K1, K4, K16, 65536, K128)]
+
+
+def lightning_shares() -> list[str]:
+    return sorted((share(length, "lightning") for length in (K1, K4, K16, 65536, K128)), key=lambda x: int(x[:2]))
+
+
+def softmax(attention: str, length: int) -> float:
+    return row(attention, length)["kinds"]["softmax"]
+
+
+def claims() -> list[str]:
+    """The sentences, or parts of them, with the figures of the JSON in them."""
+    memory = {
+        name: [row(name, n).get("extra_gb", 0) for n in (K1, K4, K128)] for name in ("eager", "flash_attention_2")
+    }
+    lightning = lightning_shares()
+    sdpa = decoding("sdpa")
+    return [
+        f"Eager needs {memory['eager'][0]:.1f} GB at 1k and {memory['eager'][1]:.0f} GB at 4k",
+        f"{memory['flash_attention_2'][1]:.1f} GB at 4k and {memory['flash_attention_2'][2]:.0f} GB at 128k",
+        f"as fast as eager at 1k and {faster('eager', K4)} times as fast at 4k",
+        f"falls to {faster('sdpa', K128)} at 128k",
+        f"makes the model {faster('eager', K4)} times as fast at most",
+        f"{share(K1, 'softmax')} at 1k, {share(K16, 'softmax')} at 16k, {share(K128, 'softmax')} at 128k",
+        f"The experts take {share(K1, 'experts')} at 1k and {share(K128, 'experts')} at 128k",
+        f"lightning layers {lightning[0][:2]} to {lightning[-1]}",
+        f"At 4k eager takes {softmax('eager', K4):.0f} ms",
+        f"SDPA takes {softmax('sdpa', K128):.0f} ms and FlashAttention-2 {softmax('flash_attention_2', K128):.0f}",
+        f"takes {min(sdpa):.0f} to {max(sdpa):.0f} ms a token",
+        f"{BENCH['model']['weights_gb'] + 14:.0f} GB free",
+    ]
+
+
+def test_what_is_quoted_is_what_was_measured(text):
+    assert [claim for claim in claims() if claim not in text] == []
+
+
+def test_no_figure_is_quoted_that_is_not_held(text):
+    """Round words are held below; everything else with a unit is in a claim."""
+    held = " ".join(claims()) + " 40 ms 60 ms 9 ms"
+    assert [found for found in QUOTED.findall(text) if found not in held] == []
+
+
+def test_round_words():
+    assert row("eager", K16)["status"] == "out of memory" and "32.00 GiB" in row("eager", K16)["why"]
+    assert row("eager", K1)["ms"] / row("flash_attention_2", K1)["ms"] < 1.02
+    assert row("eager", K4)["ms"] / row("sdpa", K4)["ms"] < 1.2  # "less than a fifth"
+    flash, ours = decoding("flash_attention_2"), decoding("sdpa_by_length")
+    assert all(9.5 < ms < 10.5 for ms in flash) and round(sorted(ours)[2]) == 9
+    assert all(3.5 < slow / fast < 5 for slow, fast in zip(decoding("sdpa"), flash, strict=True))
+    assert min(decoding("sdpa", "least_ms")) > 39 and max(decoding("sdpa_by_length", "floor_ms")) < 3
+    others = [ms for name in ("eager", "flash_attention_2", "sdpa_by_length") for ms in decoding(name)]
+    assert 8.5 < min(others) and max(others) < 17.5
+    assert all(2.5 < softmax(name, K4) < 3.6 for name in ("sdpa", "flash_attention_2"))
+    assert all(found["status"] == "ok" or found["status"] == "out of memory" for found in BENCH["rows"])
+
+
+def test_from_where_on_a_plan_pays():
+    """Ten softmax layers share a plan; cuDNN's lead in them must be worth it from LONG on, and not at half of that."""
+    found = {(r["form"], r["length"]): r for r in KERNELS["rows"] if r["what"] == "prefill"}
+    assert LONG == K16 and found["by length", K4]["kernel"] == "flash_attention"
+    for length, pays in ((8192, False), (K16, True), (32768, True)):
+        cudnn, flash = found["as published", length], found["flash", length]
+        cost, lead = cudnn["first_ms"] - cudnn["again_ms"], 10 * (flash["again_ms"] - cudnn["again_ms"])
+        assert (lead > cost) == pays, (length, cost, lead)
+
+
+def test_the_plan_is_what_a_token_waits_for():
+    steps = {
+        r["form"]: r
+        for r in KERNELS["rows"]
+        if (r["what"], r["batch"], r["length"], r["masked"]) == ("decode", 1, K16, False)
+    }
+    assert 30 < steps["as published"]["ms"] < 50 and 30 < steps["avoiding"]["ms"] < 50
+    assert steps["by length"]["ms"] < 1 and steps["flash"]["ms"] < 1
