@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_house
+import test_pages
 import torch
 import traps
 from originals import original_config, original_weights, write_original
@@ -185,7 +185,7 @@ def test_two_gpus_compute_what_the_cpu_does(rehearsal, loaded):
 
 
 def test_links_to_files_and_headings_resolve():
-    test_house.test_local_links_resolve(NOTEBOOKS / "README.md")
+    test_pages.test_local_links_resolve(NOTEBOOKS / "README.md")
     headings = {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in re.findall(r"^#+ (.*)", PAGE, re.M)}
     assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) <= headings
 

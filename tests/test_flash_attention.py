@@ -86,6 +86,13 @@ def test_no_figure_is_quoted_that_is_not_held(text):
     assert [found for found in QUOTED.findall(text) if found not in held] == []
 
 
+def test_the_readme_quotes_the_same():
+    text = re.sub(r"\s+", " ", (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8"))
+    sdpa = decoding("sdpa")
+    assert f"prefills 4,096 tokens {faster('eager', K4)} times as fast" in text
+    assert f"takes {min(sdpa):.0f} to {max(sdpa):.0f} ms a token" in text and "and takes 9 (" in text
+
+
 def test_round_words():
     assert row("eager", K16)["status"] == "out of memory" and "32.00 GiB" in row("eager", K16)["why"]
     assert row("eager", K1)["ms"] / row("flash_attention_2", K1)["ms"] < 1.02

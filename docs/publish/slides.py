@@ -144,7 +144,8 @@ class Renderer(IPythonRenderer):
 class Deck(SlidesExporter):
     @pass_context
     def markdown2html(self, context, source: str) -> str:
-        return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True)).render(source)
+        settings = {"escape": False, "exclude_anchor_links": True, "embed_images": True, "path": str(NOTEBOOKS)}
+        return MarkdownWithMath(renderer=Renderer(**settings)).render(source)
 
 
 def write(path: Path, to: Path) -> None:
