@@ -124,7 +124,8 @@ class Experts(Explorer):
         rows.append(("even", [(total * self.top_k / self.experts, total) for _, total in sides]))
         most = max(count / total for _, cells in rows for count, total in cells)
         body = "".join(_row(*row, most) for row in rows)
-        return f"<table><thead><tr><td></td>{top}</tr></thead><tbody>{body}</tbody></table>"
+        head = f"<thead><tr><td></td>{top}</tr></thead>"
+        return f'<table style="white-space:nowrap">{head}<tbody>{body}</tbody></table>'
 
 
 def routers(model) -> list[MiniMaxTopKRouter]:
