@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from random import Random
 
 import pytest
 import tiny_tokenizer
@@ -10,15 +11,21 @@ from originals import original_config, original_weights, write_original
 
 from minimax_nb.chat import Chat
 from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.demo import corpus, demo_checkpoint
 from minimax_nb.loading import load
 from minimax_nb.widgets import expert_view, experts_state
-from minimax_nb.widgets.experts_state import Experts, Record, routers
+from minimax_nb.widgets.experts_state import Experts, Record, recorded, routers
 from minimax_nb.widgets.hooks import watched
 
 torch.set_num_threads(1)
 
 MESSAGE = "the sauce"
 LONG = 60  # s, for waits that end at once unless something is broken
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
+    return load(patch_checkpoint(demo_checkpoint(), tmp_path_factory.mktemp("twin") / "converted"))
 
 
 @pytest.fixture(autouse=True)
@@ -238,3 +245,35 @@ def test_the_widget(loaded):
     assert view.action == "Reply" and [control["name"] for control in view.controls] == ["message", "layer"]
     assert run(view.explorer) == "done" and view.picture == view.explorer.picture and view.status == "done"
     assert "Layer 2: expert " in view.as_text() and "<ruby" in view.as_html()
+
+
+# What notebook 03 says of the twin
+
+
+def test_in_one_conversation_each_layer_has_a_favourite(twin, monkeypatch):
+    monkeypatch.setattr(experts_state, "LONGEST", 200)
+    experts = Experts(*twin)
+    run(experts)
+    layers = [experts.chosen(layer) for layer in range(8)]
+    assert len(experts.record.ids) == 84 and layers[4][2] == 61 == max(layers[4])
+    assert [0.6 < max(count) / 84 < 0.74 for count in layers] == [True] * 8
+    assert all(0.43 <= round(count / 84 / 8, 2) <= 0.54 for count in experts.chosen())
+    experts.set("message", "My name is Zelda.")
+    run(experts)
+    assert experts.chosen(4)[2] == 10 == min(experts.chosen(4)) and len(experts.record.ids) == 36
+
+
+@torch.no_grad()
+def test_over_many_conversations_all_experts_are_used_alike(twin):
+    model, tokenizer = twin
+    record = Record(8)
+    for seed in range(20):
+        turns, messages = corpus.conversation(Random(seed), language="en", test=True), []
+        for turn in (next(turns) for _ in range(20)):
+            messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.reply}]
+        ids = tokenizer(tokenizer.apply_chat_template(messages, tokenize=False)).input_ids[:512]
+        with recorded(model, record):
+            model(torch.tensor([ids]))
+    for layer in record.layers:
+        count = Counter(expert for choice in layer for expert, _ in choice)
+        assert [0.45 < count[expert] / record.whole() < 0.55 for expert in range(4)] == [True] * 4

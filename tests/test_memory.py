@@ -7,7 +7,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.demo import demo_checkpoint
 from minimax_nb.lightning import use_lightning
+from minimax_nb.loading import load
 from minimax_nb.widgets import head_memory
 from minimax_nb.widgets.hooks import watched
 from minimax_nb.widgets.memory_state import DECAY, MOST, QK, TEXT, HeadMemory, scores
@@ -225,3 +228,34 @@ def test_a_tint_stays_pale():
     assert [tint(share) for share in (0, 0.5, 1, -1, 3)] == [
         f"rgba(0,114,178,{a:.2f})" for a in (0, 0.3, 0.6, 0.6, 0.6)
     ]
+
+
+# What notebook 05 says of the twin and its tokenizer
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
+    return load(patch_checkpoint(demo_checkpoint(), tmp_path_factory.mktemp("twin") / "converted"))
+
+
+def note(memory, word: str) -> str:
+    return memory.words().partition(f" {word} (")[2].partition(")")[0]
+
+
+def test_which_head_keeps_the_mustard(twin):
+    memory = HeadMemory(twin[1])
+    notes = [note(choose(memory, 20, head), "mustard") for head in (25, 26, 27)]
+    assert notes == ["gone", "1 %", "2 %"] and note(choose(memory, 7, 25), "mustard") == "kept"
+    assert "The half lies 13,935 tokens before" in choose(memory, 78, 63).words()
+
+
+def test_what_two_heads_look_for(twin):
+    memory = HeadMemory(twin[1], twin[0])
+    tokens = [token.strip() for token in pieces(twin[1], memory.ids())]
+    found = {}
+    for head in ((1, 6), (4, 5)):
+        shares = choose(memory, *head, weight=QK).shares(memory.ids())
+        largest = sorted(range(len(shares)), key=lambda at, shares=shares: -abs(shares[at]))
+        found[head] = [(tokens[at], round(100 * shares[at])) for at in largest[:3]]
+    assert found[1, 6] == [("condiment", 100), ("condiment", 93), ("condiment", 81)]
+    assert found[4, 5][:2] == [("mayonnaise", -100), ("mustard", -28)]
