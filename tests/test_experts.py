@@ -8,10 +8,11 @@ import pytest
 import tiny_tokenizer
 import torch
 from originals import original_config, original_weights, write_original
+from test_memory import hooks, notes
 
 from minimax_nb.chat import Chat
 from minimax_nb.checkpoint import patch_checkpoint
-from minimax_nb.demo import corpus, demo_checkpoint
+from minimax_nb.demo import corpus
 from minimax_nb.loading import load
 from minimax_nb.widgets import expert_view, experts_state
 from minimax_nb.widgets.experts_state import Experts, Record, recorded, routers
@@ -21,11 +22,6 @@ torch.set_num_threads(1)
 
 MESSAGE = "the sauce"
 LONG = 60  # s, for waits that end at once unless something is broken
-
-
-@pytest.fixture(scope="module")
-def twin(tmp_path_factory):
-    return load(patch_checkpoint(demo_checkpoint(), tmp_path_factory.mktemp("twin") / "converted"))
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +63,6 @@ def at_step(experts, number: int, call) -> None:
                 call()
 
     experts.changed = changed
-
-
-def hooks(model) -> int:
-    return sum(len(module._forward_hooks) for module in model.modules())
 
 
 @torch.no_grad()
@@ -132,9 +124,9 @@ def test_each_token_has_both_its_experts_and_their_weights(experts):
     run(experts)
     for layer in (0, 4):
         experts.set("layer", layer)
-        notes = [f"{a}: {100 * v:.0f} %, {b}: {100 * w:.0f} %" for (a, v), (b, w) in experts.record.layers[layer]]
-        assert [part.partition("</rt>")[0] for part in experts.picture.split("<rt>")[1:]] == notes
-        assert all(f"({note})" in experts.words() for note in notes)
+        told = [f"{a}: {100 * v:.0f} %, {b}: {100 * w:.0f} %" for (a, v), (b, w) in experts.record.layers[layer]]
+        assert notes(experts.picture) == told
+        assert all(f"({note})" in experts.words() for note in told)
 
 
 def test_another_layer_is_drawn_without_the_model(loaded, experts):
@@ -174,7 +166,7 @@ def test_an_error_is_said_and_leaves_no_hooks(loaded, experts):
     assert status == "error: ZeroDivisionError: division by zero" and hooks(model) == before
     lengths = [len(layer) for layer in experts.record.layers]
     assert lengths[3] < lengths[0] and experts.record.whole() == lengths[4]
-    assert experts.picture.count("<ruby") == lengths[4] and sum(experts.chosen(0)) == 2 * lengths[4]
+    assert len(notes(experts.picture)) == lengths[4] and sum(experts.chosen(0)) == 2 * lengths[4]
     assert run(experts) == "done"
 
 
@@ -218,7 +210,7 @@ def test_an_empty_message_is_refused_and_the_picture_stays(experts):
 def test_of_a_long_conversation_the_end_is_drawn(experts, monkeypatch):
     monkeypatch.setattr(experts_state, "MOST", 5)
     run(experts)
-    assert experts.picture.count("<ruby") == 5
+    assert len(notes(experts.picture)) == 5
     assert f"Of {len(experts.record.ids)} tokens the last 5 are shown." in experts.words()
 
 
@@ -244,7 +236,7 @@ def test_the_widget(loaded):
     view = expert_view(*loaded)
     assert view.action == "Reply" and [control["name"] for control in view.controls] == ["message", "layer"]
     assert run(view.explorer) == "done" and view.picture == view.explorer.picture and view.status == "done"
-    assert "Layer 2: expert " in view.as_text() and "<ruby" in view.as_html()
+    assert "Layer 2: expert " in view.as_text() and len(notes(view.as_html())) > 12
 
 
 # What notebook 03 says of the twin
