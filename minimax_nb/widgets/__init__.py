@@ -23,13 +23,6 @@ def playground(model, tokenizer, system: str | None = None):
     return PlaygroundView(Playground(model, tokenizer, system))
 
 
-def stepper():
-    """Softmax attention computed tile by tile, a step at a time: what is held, what is gone, and that it is exact."""
-    from .stepper_state import Stepper
-
-    return _explorer(Stepper())
-
-
 def head_memory(tokenizer, model=None):
     """Which tokens of a text still count for its last one, by layer and head: tinted, and in figures.
 
@@ -49,6 +42,13 @@ def expert_view(model, tokenizer):
     from .experts_state import Experts
 
     return _explorer(Experts(model, tokenizer))
+
+
+def stepper():
+    """Softmax attention computed tile by tile, a step at a time: what is held, what is gone, and that it is exact."""
+    from .stepper_state import Stepper
+
+    return _explorer(Stepper())
 
 
 def _explorer(state):
