@@ -208,7 +208,7 @@ def first_layers(dst: Path, layers: int):
     config = MiniMaxConfig.from_pretrained(dst)
     depth, config.num_hidden_layers = config.num_hidden_layers, layers
     config.layer_types = config.layer_types[:layers]
-    with _quiet_transformers():
+    with quiet_transformers():
         model = MiniMaxForCausalLM.from_pretrained(dst, config=config, dtype=torch.float32).eval()
     for module in model.modules():
         if isinstance(module, MiniMaxLightningAttention):
@@ -263,7 +263,7 @@ def _rows(info: TensorInfo):
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar, and no report of decay buffers that the original never stored and the model rebuilds."""
     from transformers.utils import logging
 

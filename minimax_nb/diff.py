@@ -53,7 +53,7 @@ def config_diff(before: dict, after: dict, titles: tuple[str, str] = ("original"
     sides = zip(titles, WIDTHS, strict=True)
     table = Table("", *(Column(title, max_width=width, overflow="fold") for title, width in sides))
     for mark, word, old, new in rows:
-        table.add_row(Text(f"{mark} {word}", COLOURS[mark]), Text(_shown(old)), Text(_shown(new)))
+        table.add_row(Text(f"{mark} {word}", COLOURS[mark]), Text(shown(old)), Text(shown(new)))
     same = len(before) - sum(len(row.before) for row in rows)
     table.add_row("= same", f"{same} keys", f"{same} keys")
     return table
@@ -67,12 +67,12 @@ def _compared(old: dict, new: dict) -> Difference:
     return Difference("=" if word == "same" else "~", word, old, new)
 
 
-def _shown(entries: dict) -> str:
+def shown(entries: dict) -> str:
     """`key: value` lines; those of a nested dict are indented under its key, and cut to the narrower column."""
     lines = []
     for key, value in entries.items():
         if isinstance(value, dict):
-            nested = (f"  {line}" for line in _shown(value).splitlines())
+            nested = (f"  {line}" for line in shown(value).splitlines())
             lines += [f"{key}:", *(line if len(line) <= WIDTHS[0] else line[: WIDTHS[0] - 1] + "…" for line in nested)]
         else:
             lines.append(f"{key}: {_runs(value) if isinstance(value, list) else _scalar(value)}")

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from .plots import BLUE, FONT, GREEN, GREY, STYLES, VERMILLION, _figure, _line, _panels, _short
 
 LINES = (*STYLES, (GREY, "D", "-."), ("#CC79A7", "v", (0, (1, 3))))
+OWN = {"SDPA": 0, "eager": 1, "FlashAttention-2": 2, "SDPA by length": 3}  # in all figures the same line
 KINDS = {"lightning": (VERMILLION, "//"), "experts": (BLUE, ""), "softmax": (GREEN, ".."), "rest": ("#8A8A8A", "xx")}
 NAMES = {"flash_attention_2": "FlashAttention-2", "sdpa": "SDPA", "sdpa_by_length": "SDPA by length"}
 Rows = Sequence[Mapping]
@@ -40,7 +41,7 @@ def time(rows: Rows, by: str = "attention") -> Figure:
     """Milliseconds against tokens, both logarithmic, bars from the least to the most, and the floor of the fastest."""
     with plt.rc_context(FONT):
         figure, axes = _figure(9, 4.8)
-        for (name, line), style in zip(_lines(rows, by).items(), LINES, strict=False):
+        for name, line, style in _styled(_lines(rows, by)):
             ok = _ok(line)
             below, above = ([abs(row["ms"] - row[end]) for row in ok] for end in ("least_ms", "most_ms"))
             values = [row["ms"] for row in ok]
@@ -58,7 +59,7 @@ def memory(rows: Rows, by: str = "attention") -> Figure:
         raise ValueError("these rows have no memory: it is measured on GPUs only")
     with plt.rc_context(FONT):
         figure, axes = _figure(9, 4.8)
-        for (name, line), style in zip(_lines(rows, by).items(), LINES, strict=False):
+        for name, line, style in _styled(_lines(rows, by)):
             ok = _ok(line)
             axes.plot([row["length"] for row in ok], [row["extra_gb"] for row in ok], label=name, **_line(style))
         axes.set(yscale="log", ylabel="GB beyond the weights")
@@ -94,7 +95,7 @@ def speed_up(rows: Rows, against: Sequence[str] = ("eager", "sdpa"), by: str = "
     with plt.rc_context(FONT):
         figure, panels = _panels(11, 4.2, len(against))
         for axes, base in zip(panels, against, strict=True):
-            for (name, line), style in zip(lines.items(), LINES, strict=False):
+            for name, line, style in _styled(lines):
                 points = ratios(lines[_name(base)], line)
                 if name != _name(base) and points:
                     axes.plot(list(points), list(points.values()), label=name, **_line(style))
@@ -160,6 +161,12 @@ def _lines(rows: Rows, by: str) -> dict[str, list[Mapping]]:
     return lines
 
 
+def _styled(lines: Mapping[str, Rows]) -> list[tuple[str, Rows, tuple]]:
+    """Each line with its style: its own in all figures, or one that no other here has."""
+    free = (style for at, style in enumerate(LINES) if at not in {OWN.get(name) for name in lines})
+    return [(name, line, LINES[OWN[name]] if name in OWN else next(free)) for name, line in lines.items()]
+
+
 def _name(value) -> str:
     return NAMES.get(value, str(value))
 
@@ -191,7 +198,7 @@ def _finish(axes, rows: Rows, by: str, crosses: bool = True) -> None:
         low, high = axes.get_ylim()
         axes.set_ylim(low, high * (high / low) ** 0.2)  # room above the lines
     axes.grid(axis="y", alpha=0.3)
-    for at, ((name, line), (colour, *_)) in enumerate(zip(_lines(rows, by).items(), LINES, strict=False)):
+    for at, (name, line, (colour, *_)) in enumerate(_styled(_lines(rows, by))):
         full = [row["length"] for row in line if row["status"] == "out of memory"] if crosses else []
         style = {"color": colour, "marker": "x", "markersize": 10, "markeredgewidth": 2.5, "linestyle": "none"}
         height = [0.97 - 0.06 * at] * len(full)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+collect_ignore_glob = ["results/*"]  # executed on a GPU, kept as evidence
 BUDGET = re.compile(r"^\| \[?(\d\d) .*\| (\d+) s \|$", re.MULTILINE)
 BUDGETS = {number: int(seconds) for number, seconds in BUDGET.findall((HERE / "README.md").read_text(encoding="utf-8"))}
 SECONDS = Counter()

@@ -337,7 +337,7 @@ def test_by_mouse_a_token_shows_its_candidates(page, widget):
     assert bars(widget) == pytest.approx([*kept, 0, 0], abs=0.002)
     widget.screenshot(path=PICTURES / "playground.png")
     if os.environ.get("KEEP_PICTURE"):
-        keep_picture()
+        keep_picture("playground")
     assert log(widget).inner_text().endswith(reply)
 
 
@@ -438,11 +438,10 @@ def theme(page: Page, name: str) -> None:
     page.locator(".lm-Menu-item", has_text=name).first.click()
 
 
-def keep_picture() -> None:
-    """The screenshot with a token chosen, as the notebooks show it: a palette, for its size."""
-    (ROOT / "notebooks" / "images").mkdir(exist_ok=True)
-    picture = Image.open(PICTURES / "playground.png").convert("RGB").quantize(64)
-    picture.save(ROOT / "notebooks" / "images" / "playground.png", optimize=True)
+def keep_picture(name: str) -> None:
+    """A screenshot as the notebooks show it: a palette, for its size."""
+    picture = Image.open(PICTURES / f"{name}.png").convert("RGB").quantize(64)
+    picture.save(ROOT / "notebooks" / "images" / f"{name}.png", optimize=True)
 
 
 def asked(widget: Locator, text: str) -> str:

@@ -7,6 +7,7 @@ alone, with the words "not yet".
 import re
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,7 +123,8 @@ def test_checks_judge_and_solutions_solve(notebook):
 def test_what_is_untouched_is_not_taken(notebook):
     cells = nbformat.read(notebook, 4).cells
     begin = next(at for at, cell in enumerate(cells) if cell.source.startswith("## Exercises"))
-    outputs = {cell.id: cell.outputs for cell in cells[begin:] if cell.cell_type == "code"}
+    exercises = takewhile(lambda cell: not cell.source.startswith("## Quiz"), cells[begin:])
+    outputs = {cell.id: cell.outputs for cell in exercises if cell.cell_type == "code"}
     judged = {name: "".join(output.get("text", "") for output in found) for name, found in outputs.items() if found}
     refusals = {name: EXERCISES[name].turns_down if name in EXERCISES else NOT_YET for name in judged}
     assert len(judged) >= 2

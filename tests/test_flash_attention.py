@@ -65,14 +65,13 @@ def claims() -> list[str]:
         f"{memory['flash_attention_2'][1]:.1f} GB at 4k and {memory['flash_attention_2'][2]:.0f} GB at 128k",
         f"as fast as eager at 1k and {faster('eager', K4)} times as fast at 4k",
         f"falls to {faster('sdpa', K128)} at 128k",
-        f"makes the model {faster('eager', K4)} times as fast at most",
+        f"makes the prefill {faster('eager', K4)} times as fast at most",
         f"{share(K1, 'softmax')} at 1k, {share(K16, 'softmax')} at 16k, {share(K128, 'softmax')} at 128k",
         f"The experts take {share(K1, 'experts')} at 1k and {share(K128, 'experts')} at 128k",
         f"lightning layers {lightning[0][:2]} to {lightning[-1]}",
         f"At 4k eager takes {softmax('eager', K4):.0f} ms",
         f"SDPA takes {softmax('sdpa', K128):.0f} ms and FlashAttention-2 {softmax('flash_attention_2', K128):.0f}",
         f"takes {min(sdpa):.0f} to {max(sdpa):.0f} ms a token",
-        f"{BENCH['model']['weights_gb'] + 14:.0f} GB free",
     ]
 
 
@@ -81,8 +80,8 @@ def test_what_is_quoted_is_what_was_measured(text):
 
 
 def test_no_figure_is_quoted_that_is_not_held(text):
-    """Round words are held below; everything else with a unit is in a claim."""
-    held = " ".join(claims()) + " 40 ms 60 ms 9 ms"
+    """All figures with a unit are in a claim; round words are held below."""
+    held = " ".join(claims()) + " 9 ms"
     assert [found for found in QUOTED.findall(text) if found not in held] == []
 
 
@@ -108,13 +107,13 @@ def test_round_words():
 
 
 def test_from_where_on_a_plan_pays():
-    """Ten softmax layers share a plan; cuDNN's lead in them must be worth it from LONG on, and not at half of that."""
+    """cuDNN's lead in a single layer, as when each GPU holds one, is worth a plan from LONG on and not at a quarter."""
     found = {(r["form"], r["length"]): r for r in KERNELS["rows"] if r["what"] == "prefill"}
-    assert LONG == K16 and found["by length", K4]["kernel"] == "flash_attention"
-    for length, pays in ((8192, False), (K16, True), (32768, True)):
+    assert LONG == 65536 and found["by length", 32768]["kernel"] == "flash_attention"
+    for length, pays in ((K4, False), (K16, False), (LONG, True), (K128, True)):
         cudnn, flash = found["as published", length], found["flash", length]
-        cost, lead = cudnn["first_ms"] - cudnn["again_ms"], 10 * (flash["again_ms"] - cudnn["again_ms"])
-        assert (lead > cost) == pays, (length, cost, lead)
+        cost, lead = cudnn["first_ms"] - cudnn["again_ms"], flash["again_ms"] - cudnn["again_ms"]
+        assert (lead > 1.5 * cost) == pays, (length, cost, lead)
 
 
 def test_the_plan_is_what_a_token_waits_for():
@@ -123,5 +122,13 @@ def test_the_plan_is_what_a_token_waits_for():
         for r in KERNELS["rows"]
         if (r["what"], r["batch"], r["length"], r["masked"]) == ("decode", 1, K16, False)
     }
-    assert 30 < steps["as published"]["ms"] < 50 and 30 < steps["avoiding"]["ms"] < 50
-    assert steps["by length"]["ms"] < 1 and steps["flash"]["ms"] < 1
+    assert all(29 < steps[form]["ms"] < 35 for form in ("as published", "avoiding"))
+    assert steps["by length"]["ms"] < 0.5 and steps["flash"]["ms"] < 0.5
+    assert steps["as published"]["second_layer_ms"] < 1  # the plan is there by then
+    ten = 10 * row("sdpa_by_length", K4, "decode")["ms"]
+    assert round((ten + steps["as published"]["ms"]) / ten, 1) == 1.4  # "we estimate 1.4 times"
+
+
+def test_the_variable_takes_plans_from_prompts():
+    first = {(r["form"], r["length"]): r["first_ms"] for r in KERNELS["rows"] if r["what"] == "prefill"}
+    assert all(first["avoiding", length] < first["as published", length] / 2.5 for length in (K1, K4, K16))

@@ -104,3 +104,12 @@ def test_a_cpu_has_no_memory_to_draw():
     rows = [{name: value for name, value in each.items() if name != "extra_gb"} for each in SDPA]
     with pytest.raises(ValueError, match="on GPUs only"):
         plots_bench.memory(rows)
+
+
+def test_an_implementation_has_the_same_line_in_every_figure():
+    def colours(rows):
+        return {line.get_label(): line.get_color() for line in plots_bench.memory(rows).axes[0].lines}
+
+    both, without = colours(ROWS), colours([each for each in ROWS if each["attention"] != "sdpa"])
+    assert without == {name: colour for name, colour in both.items() if name in without} and len(without) >= 2
+    assert len({both[name] for name in ("SDPA", "eager", "FlashAttention-2")}) == 3

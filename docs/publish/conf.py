@@ -21,7 +21,7 @@ extensions = ["myst_nb"]
 root_doc = "README"
 include_patterns = ["*.md", "docs/*.md", "docs/app/*.ipynb", "notebooks/*.md", "notebooks/*.ipynb"]
 include_patterns += ["minimax_nb/demo/MODEL_CARD.md"]
-exclude_patterns = [".*", "**/.*", "build", "runs", "wheels", "notebooks/_work"]
+exclude_patterns = [".*", "**/.*", "build", "runs", "wheels", "notebooks/_work", "notebooks/results"]
 CONTENTS = """
 
 ```{toctree}

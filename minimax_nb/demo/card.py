@@ -87,16 +87,20 @@ def stock_replies(model, tokenizer, batch_size: int = 32, keep_prior: bool = Fal
     return one_by_one if keep_prior else batched
 
 
-@torch.inference_mode()
 def perplexity(model, tokenizer, rows: int) -> float:
     """exp of the mean cross-entropy of the reply tokens of held-out conversations."""
-    total, count = 0.0, 0
+    totals, counts = zip(*surprises(model, tokenizer, rows), strict=True)
+    return exp(sum(totals) / sum(counts))
+
+
+@torch.inference_mode()
+def surprises(model, tokenizer, rows: int) -> Iterator[tuple[float, int]]:
+    """Of each held-out conversation: the cross-entropy of its reply tokens, summed, and how many they are."""
     for ids, learned in evaluate.held_out_rows(tokenizer, rows):
         logits = model(torch.tensor([ids], device=model.device)).logits[0, :-1].float()
         each = torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:], device=model.device), reduction="none")
         wanted = torch.tensor(learned[1:], device=model.device)
-        total, count = total + each[wanted].sum().item(), count + int(wanted.sum())
-    return exp(total / count)
+        yield each[wanted].sum().item(), int(wanted.sum())
 
 
 def rows_of_card(original: Path, work: Path, questions: int, each: int, texts: int) -> Iterator[dict]:

@@ -4,9 +4,10 @@
 
     playground(model, tokenizer)
 
-Each explorer is three files. `<name>_state.py` has the logic and is tested without a browser and without ipywidgets;
-`<name>_view.py` copies that state into an anywidget, and passes on what the page asks for; `<name>.js` and `.css` draw
-it in the page. Functions here import late, so that the logic can be had without the widgets.
+The logic of each is `<name>_state.py`, tested without a browser and without ipywidgets. `explorer_view.py` copies that
+state into an anywidget, and passes on what the page asks for; `explorer.js` and `.css` draw it in the page. All share
+these three but the playground, which has files of its own. Functions here import late, so that the logic can be had
+without the widgets.
 """
 
 
@@ -49,6 +50,30 @@ def stepper():
     from .stepper_state import Stepper
 
     return _explorer(Stepper())
+
+
+def quiz(number: str):
+    """The questions on notebook `number`, from quiz.toml beside it; what is chosen is explained at once.
+
+    FileNotFoundError if that file is not in the folder in which this runs, KeyError if it does not know the notebook.
+    """
+    from pathlib import Path
+
+    from .quiz_state import Quiz, read
+    from .quiz_view import QuizView
+
+    return QuizView(Quiz(number, read(number, Path("quiz.toml"))))
+
+
+def config_explorer(source, folder):
+    """Repairs of a conversion as switches: what a half-converted config says, and what the model then computes.
+
+    `source` is an original folder, `folder` what `patch_checkpoint` made of it. For small models: each is held in
+    memory. The widget's `.explorer` does the same from code: `.set(name, on)`, `.start()`, `.wait()`, `.measured`.
+    """
+    from .config_state import ConfigExplorer
+
+    return _explorer(ConfigExplorer(source, folder))
 
 
 def _explorer(state):

@@ -36,8 +36,33 @@ function control({ name, label, kind, low, high, step, options }, change) {
   return { name, follow, row };
 }
 
+// Asks the kernel for one thing after the other, each when the one before is answered. A key that is held down makes
+// many values of one control: of those that wait a slow kernel gets the newest only.
+function asker(model) {
+  const waiting = [];
+  let asked = false;
+  const next = () => {
+    if (asked || !waiting.length) return;
+    asked = true;
+    model.send(waiting.shift());
+  };
+  const heard = () => {
+    asked = false;
+    next();
+  };
+  const sets = (each, name) => each?.do === "set" && each.name === name;
+  const ask = (action, rest = {}) => {
+    if (action === "set" && sets(waiting.at(-1), rest.name)) waiting.pop();
+    waiting.push({ do: action, ...rest });
+    next();
+  };
+  const waits = (name) => waiting.some((each) => sets(each, name));
+  model.on("msg:custom", heard);
+  return { ask, waits, end: () => model.off("msg:custom", heard) };
+}
+
 function render({ model, el }) {
-  const ask = (action, rest = {}) => model.send({ do: action, ...rest });
+  const { ask, waits, end } = asker(model);
   const button = (label, press) => {
     const made = node("button", { type: "button" }, label);
     made.addEventListener("click", press);
@@ -53,7 +78,7 @@ function render({ model, el }) {
     controls.forEach((each) => each.follow(model.get("values")[each.name], true));
   });
   const status = node("p", { role: "status", class: "mmnb-status" });
-  const picture = node("div", { class: "mmnb-picture", role: "group", "aria-label": "Picture" });
+  const picture = node("div", { class: "mmnb-picture", role: "group", "aria-label": "Picture", tabindex: "-1" });
   const root = node(
     "section",
     { class: "mmnb-explorer", "aria-label": model.get("title") },
@@ -66,23 +91,30 @@ function render({ model, el }) {
   // Else arrow keys, Enter and others would be JupyterLab's commands: it asks the focused element itself.
   root.dataset.lmSuppressShortcuts = "true";
   for (const each of root.querySelectorAll("*")) each.dataset.lmSuppressShortcuts = "true";
-  root.addEventListener("keydown", (event) => event.key === "Escape" && model.get("busy") && ask("stop"));
+  root.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && model.get("busy")) ask("stop");
+    event.stopPropagation(); // JupyterLab's cell would take Enter, with which a field is done
+  });
   picture.addEventListener("click", (event) => {
     const pressed = event.target.closest("button[data-name]");
     if (pressed) set(pressed.dataset.name, Number(pressed.dataset.value));
   });
+  // What is too wide is scrolled, and by arrow keys only where the focus can come.
+  const room = new ResizeObserver(() => (picture.tabIndex = picture.scrollWidth > picture.clientWidth ? 0 : -1));
 
   let drawn; // the picture that is shown
 
   function redraw() {
     const { name, value } = picture.contains(document.activeElement) ? document.activeElement.dataset : {};
     picture.innerHTML = drawn = model.get("picture");
-    for (const each of picture.querySelectorAll("button")) each.dataset.lmSuppressShortcuts = "true";
-    if (name) picture.querySelector(`button[data-name="${name}"][data-value="${value}"]`)?.focus();
+    for (const each of picture.querySelectorAll("*")) each.dataset.lmSuppressShortcuts = "true";
+    if (name) (picture.querySelector(`button[data-name="${name}"][data-value="${value}"]`) ?? picture).focus();
+    room.disconnect();
+    for (const each of [picture, ...picture.children]) room.observe(each);
   }
 
   function draw() {
-    for (const each of controls) each.follow(model.get("values")[each.name]);
+    for (const each of controls) if (!waits(each.name)) each.follow(model.get("values")[each.name]);
     if (model.get("picture") !== drawn) redraw();
     if (status.textContent !== model.get("status")) status.textContent = model.get("status");
     // Not `disabled`: that would take the focus away from a button while it is pressed.
@@ -93,7 +125,11 @@ function render({ model, el }) {
   model.on("change", draw);
   el.append(root);
   draw();
-  return () => model.off("change", draw);
+  return () => {
+    model.off("change", draw);
+    room.disconnect();
+    end();
+  };
 }
 
 export default { render };

@@ -9,18 +9,26 @@
         def words(self):
             return f"A square of {self.values['side'] ** 2}."
 
-`draw` and `words` say the same, in HTML and in plain text, and are fast: they run at every change. What takes longer
-than a tenth of a second goes into `run`, which a button starts in a thread. It yields words for the status; between two
-of them Stop is obeyed. Nothing raises for what a reader does: `status` says what is going on or went wrong.
+`draw` and `words` say the same, in HTML and in plain text, and are fast: they run at every change, where the reader
+waits for them. What takes longer than a tenth of a second goes into `run`, which a button starts in a thread. It yields
+words for the status, and what it finds, which is given to `keep`; between two of them Stop is obeyed. Nothing raises
+for what a reader does: `status` says what is going on or went wrong.
+
+`run` shares the explorer with everyone else. It takes `self.values` once, at its start, and changes nothing itself:
+after a reset it may still be computing, and then what it finds is dropped.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 
 class Control(NamedTuple):
-    """One value. A bool is a switch, a text a text field, one of `options` a list, a number with two ends a slider."""
+    """One value. A bool is a switch, a text a text field, one of `options` a list, a number with two ends a slider.
+
+    A number without an upper end is a field; a number always has a lower one.
+    """
 
     name: str
     label: str
@@ -38,21 +46,31 @@ class Control(NamedTuple):
             return "list"
         return "text" if isinstance(self.start, str) else "slider" if self.high is not None else "number"
 
+    @property
+    def whole(self) -> bool:
+        """Whether it counts: its values are of type int then."""
+        return self.kind in ("slider", "number") and not self.step % 1
+
     def problem(self, value) -> str:
         """Why `value` cannot be taken, or nothing."""
         if self.kind in ("slider", "number"):
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            high = float("inf") if self.high is None else self.high
-            if not (number and self.low <= value <= high and (value == int(value) or self.step % 1)):
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            high = math.inf if self.high is None else self.high
+            if not (number and self.low <= value <= high and (value == int(value) or not self.whole)):
                 ends = f"from {self.low:g} on" if self.high is None else f"from {self.low:g} to {self.high:g}"
-                return f"{self.label} is {'empty' if value is None else value}: give a number {ends}"
+                what = "whole number" if self.whole else "number"
+                return f"{self.label} is {'empty' if value is None else value}: give a {what} {ends}"
         elif not isinstance(value, type(self.start)) or (self.options and value not in self.options):
             return f"{self.label} cannot be {value!r}"
         return ""
 
 
 class Explorer:
-    """What an explorer shows: `values`, `picture` (HTML), `status`, `busy`. `changed` is called after each change."""
+    """What an explorer shows: `values`, `picture` (HTML) and the same as `text`, `status`, `busy`.
+
+    `changed` is called after each change, from any thread and one call at a time. A subclass that takes arguments sets
+    what `draw` needs before it calls `super().__init__()`, which draws.
+    """
 
     title = hint = action = ""  # `action` is the label of the button for `run`; without one there is no button
     controls: tuple[Control, ...] = ()
@@ -60,7 +78,6 @@ class Explorer:
     def __init__(self):
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
         self.changed: Callable[[], None] = lambda: None
         self.reset()
 
@@ -72,25 +89,31 @@ class Explorer:
         """The picture in plain text, for pages without widgets."""
         raise NotImplementedError
 
-    def run(self) -> Iterator[str]:
-        """Slow work: yields words for the status, and leaves what it found where `draw` looks."""
+    def told(self) -> str:
+        """The status after a change, in a line: screen readers read it out."""
+        return "ready"
+
+    def run(self) -> Iterator:
+        """Slow work: yields texts for the status, and anything else for `keep`."""
+        raise NotImplementedError
+
+    def keep(self, found) -> None:
+        """Put what `run` has found where `draw` looks."""
         raise NotImplementedError
 
     def forget(self) -> None:
-        """Drop what `run` has found: called by `reset`."""
+        """Drop what was kept: called by `reset`, and at the start."""
 
     @property
     def busy(self) -> bool:
         return self._thread is not None
 
     def reset(self) -> None:
-        """Back to the start. Work on its way is left to end by itself, unseen."""
+        """Back to the start. Work on its way ends by itself at its next step, unseen."""
         with self._lock:
-            self._stop.set()
             self._thread, self.values = None, {control.name: control.start for control in self.controls}
-            self.picture = ""
             self.forget()
-            self._redraw("ready")
+            self._redraw()
 
     def set(self, name: str, value) -> None:
         """Change a value and draw. A wrong one is told in the status and not taken."""
@@ -98,20 +121,18 @@ class Explorer:
             control = next((each for each in self.controls if each.name == name), None)
             if why := f"nothing is called {name}" if control is None else control.problem(value):
                 return self._say(f"error: {why}")
-            if control.kind == "slider" and not control.step % 1:
-                value = int(value)
-            self.values = self.values | {name: value}
-            self._redraw(self.status if self.busy else "ready")
+            self.values = self.values | {name: int(value) if control.whole else value}
+            self._redraw(self.status if self.busy else None)
 
     def start(self) -> None:
         """Begin `run` in a thread."""
         with self._lock:
             if self.busy:
                 return self._say("still at work: press Stop first")
-            self._stop, thread = threading.Event(), threading.Thread(target=self._work, daemon=True)
-            self._thread = thread
+            self._stop = threading.Event()
+            self._thread = threading.Thread(target=self._work, args=(self._stop,), daemon=True)
             self._say("at work...")
-            thread.start()
+            self._thread.start()
 
     def stop(self) -> None:
         """End `run` at its next step."""
@@ -125,32 +146,40 @@ class Explorer:
         if thread := self._thread:
             thread.join(timeout)
 
-    def _work(self) -> None:
-        thread, stop = threading.current_thread(), self._stop
+    def _work(self, stop: threading.Event) -> None:
         said = "done"
         try:
-            for words in self.run():
+            for news in self.run():
                 with self._lock:
-                    if thread is not self._thread:  # reset: nobody looks any more
+                    if threading.current_thread() is not self._thread:  # reset: nobody looks any more
                         return
+                    if isinstance(news, str):
+                        self._say(news)
+                    else:
+                        self.keep(news)
+                        self._redraw(self.status)
                     if stop.is_set():
                         said = "stopped"
                         break
-                    self._say(words)
         except Exception as error:  # it goes where the reader looks: a thread's own would be lost
-            said = f"error: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            said = _trouble(error)
         with self._lock:
-            if thread is self._thread:
+            if threading.current_thread() is self._thread:
                 self._thread = None
                 self._redraw(said)
 
-    def _redraw(self, status: str) -> None:
+    def _redraw(self, status: str | None = None) -> None:
         try:
-            self.picture = self.draw()
-        except Exception as error:
-            status = f"error: {type(error).__name__}: {error}"
+            self.picture, self.text = self.draw(), self.words()
+            status = status or self.told()
+        except Exception as error:  # an old picture beside new values would be wrong
+            self.picture, self.text, status = "", "", _trouble(error)
         self._say(status)
 
     def _say(self, status: str) -> None:
         self.status = status
         self.changed()
+
+
+def _trouble(error: Exception) -> str:
+    return f"error: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

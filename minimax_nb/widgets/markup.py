@@ -4,15 +4,19 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """A table whose first column names the rows; text in square brackets is set in bold."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", words: bool = False) -> str:
+    """A table whose first column names the rows; text in square brackets is set in bold, lines stay lines.
+
+    Cells are numbers, at the right and in one line; or `words`, at the left and wrapped.
+    """
+    kind = ' class="mmnb-prose"' if words else ""
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{_strong(cell)}</td>" for cell in rest)}</tr>'
+        f'<tr><th scope="row">{_cell(first)}</th>{"".join(f"<td>{_cell(cell)}</td>" for cell in rest)}</tr>'
         for first, *rest in rows
     )
-    return f"<table>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<table{kind}>{title}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def bar(share: float, width: float = 12) -> str:
@@ -21,5 +25,6 @@ def bar(share: float, width: float = 12) -> str:
     return f'<span aria-hidden="true" style="{size};background:#0072b2"></span>'
 
 
-def _strong(cell: str) -> str:
-    return f"<b>{escape(cell)}</b>" if cell.startswith("[") else escape(cell)
+def _cell(cell: str) -> str:
+    text = escape(cell).replace("\n", "<br>")
+    return f"<b>{text}</b>" if cell.startswith("[") else text

@@ -19,6 +19,7 @@ from .markup import table
 TOKENS, TILE, DIMS = 8, 2, 2
 TILES = [(row, column) for row in range(0, TOKENS, TILE) for column in range(0, row + 1, TILE)]
 SIZES = ("1", "10", "100")
+LEGEND = "In brackets: held now; gone: used and thrown away; later: not yet made; -: in the query's future."
 
 
 class Row(NamedTuple):
@@ -76,10 +77,10 @@ class Stepper(Explorer):
         head = ["query", *(f"key {key}" for key in range(TOKENS)), "largest", "sum", "output"]
         scores, rows = self.scores(), self.rows()
         body = [[str(query), *self._marks(query, scores), *_kept(rows[query])] for query in range(TOKENS)]
-        return table(head, body, caption=self._where()) + f"<p>{self._memory()} {self._exact(rows)}</p>"
+        return table(head, body, "Scores") + f"<p>{LEGEND}</p><p>{self._memory()} {self._exact(rows)}</p>"
 
     def words(self) -> str:
-        return f"{self._where()} {self._memory()} {self._exact(self.rows())}"
+        return f"{self._memory()} {self._exact(self.rows())}"
 
     def _tile(self) -> tuple[int, int] | None:
         return TILES[self.values["step"] - 1] if self.values["step"] else None
@@ -94,7 +95,7 @@ class Stepper(Explorer):
             found.append("-" if key > query else mark)
         return found
 
-    def _where(self) -> str:
+    def told(self) -> str:
         if not (tile := self._tile()):
             return f"Step 0 of {len(TILES)}: nothing is computed yet."
         queries, keys = (f"{first} and {first + TILE - 1}" for first in tile)

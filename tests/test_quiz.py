@@ -1,0 +1,181 @@
+"""The quizzes: form of the questions, logic, still picture, a page worked by keyboard, their place in notebooks."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+from playwright.sync_api import expect, sync_playwright
+from test_browser import FLAGS, SLOW, chromium  # noqa: F401
+
+from minimax_nb.widgets import quiz
+from minimax_nb.widgets.quiz_state import LETTERS, Question, Quiz, read
+from minimax_nb.widgets.quiz_view import QuizView
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FILE = ROOT / "notebooks" / "quiz.toml"
+ALL = tomllib.loads(FILE.read_text(encoding="utf-8"))
+SHARP = Question("Is `a < b`?", "b", ["no & yes", "It forgets `a`."], ["yes", "It is."], ["<i>so</i>", "No <tags>."])
+DULL = Question("And now?", "a", ["x", "Right it is."], ["y", "It is late."], ["z", "It is early."])
+SENT = ("title", "hint", "action", "controls", "values", "picture", "status", "busy")
+PAGE = """\
+<!doctype html><title>quiz</title><body><script type="module">
+import explorer from "./explorer.js";
+const state = await kernel({}), listeners = [];
+const model = {
+  get: (name) => state[name],
+  on: (_, call) => listeners.push(call),
+  send: async (asked) => { Object.assign(state, await kernel(asked)); listeners.forEach((call) => call()); },
+};
+explorer.render({ model, el: document.body });
+</script>"""
+
+
+@pytest.fixture
+def state() -> Quiz:
+    return Quiz("00", [SHARP, DULL])
+
+
+# The questions
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_questions_are_well_formed(number):
+    questions = read(number, FILE)
+    assert 3 <= len(questions) <= 4
+    for question in questions:
+        texts, said = zip(*(getattr(question, letter) for letter in LETTERS), strict=True)
+        assert question.right in LETTERS and question.ask.endswith("?")
+        for each in (texts, said):
+            assert len(set(each)) == 3 and all(text.strip() for text in each)
+        assert all(text.endswith(".") and len(text) < 200 for text in said)
+    assert len({said for question in questions for _, _, said in question.options()}) == 3 * len(questions)
+    assert len({question.right for question in questions}) > 1  # the right one is not always in the same place
+
+
+def test_each_notebook_has_questions():
+    assert [path.name for path in NOTEBOOKS if path.name[:2] not in ALL] == []
+
+
+def test_no_questions_say_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="start the notebook from its own folder"):
+        quiz("01")
+
+
+# The logic
+
+
+def test_a_choice_is_explained_at_once(state):
+    state.set("1", 0)
+    assert state.status == "1 a: Not quite. It forgets a. 1 of 2 answered, 0 right."
+    state.set("1", 1)
+    assert state.status == "1 b: Right. It is. 1 of 2 answered, 1 right."
+    state.set("2", 2)
+    assert state.status == "2 c: Not quite. It is early. 2 of 2 answered, 1 right."
+    assert "b) yes <- Right. It is." in state.words() and "It forgets a." not in state.words()
+
+
+def test_reset_takes_all_answers_back(state):
+    fresh = state.picture
+    state.set("1", 1)
+    assert state.picture != fresh
+    state.reset()
+    assert (state.picture, state.status, state.count()) == (fresh, "ready", "0 of 2 answered, 0 right.")
+
+
+@pytest.mark.parametrize("name, value", [("3", 0), ("1", 3), ("1", -1), ("one", 0), ("1", None)])
+def test_what_is_no_option_is_said_and_not_taken(state, name, value):
+    state.set(name, value)
+    assert state.status == f"error: no option {value} of question {name}" and state.values == {}
+
+
+def test_nothing_is_told_before_a_choice(state):
+    shown = state.picture + state.words()
+    assert not any(said in shown for said in ("Right", "Not quite", "It is"))
+
+
+def test_text_is_escaped_and_backquotes_are_code(state):
+    state.set("1", 2)
+    for html in (state.picture, state.folded()):
+        assert "Is <code>a &lt; b</code>?" in html and "no &amp; yes" in html
+        assert "&lt;i&gt;so&lt;/i&gt;" in html and "Not quite. No &lt;tags&gt;." in html
+        assert "<i>" not in html and "<tags>" not in html
+    assert "Is a < b?" in state.words()
+
+
+# Where no widgets run
+
+
+def test_a_still_picture_folds_the_answers(state):
+    bundle, _ = QuizView(state)._repr_mimebundle_()
+    page, plain = bundle["text/html"], bundle["text/plain"]
+    shown, folded = re.sub(r"<details>.*?</details>", "", page), "".join(re.findall(r"<details>.*?</details>", page))
+    for _, text, said in DULL.options():
+        assert f") {text}" in shown and said not in shown and said in folded and f") {text}" in plain
+    assert page.count("<summary>Answer") == 2 and "<button" not in page and "style" not in page
+    assert "Run this cell in JupyterLab" in plain and "quiz.toml" in plain and DULL.a[1] not in plain
+
+
+# The page
+
+
+@pytest.fixture
+def page(chromium, state):  # noqa: F811
+    """explorer.js with this quiz behind it, in Chromium; what is served is this page and that file."""
+    view = QuizView(state)
+    files = {"": PAGE, "explorer.js": view._esm}
+
+    def kernel(asked: dict) -> dict:
+        if asked:
+            view._handle_custom_msg(asked, [])
+        return {name: getattr(view, name) for name in SENT}
+
+    def serve(route):
+        name = route.request.url.rpartition("/")[2]
+        kind = "text/javascript" if name else "text/html"
+        route.fulfill(body=files[name], content_type=kind) if name in files else route.abort()
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page()
+        page.set_default_timeout(SLOW)
+        page.expose_function("kernel", kernel)
+        page.route("**/*", serve)
+        page.goto("http://quiz.test/")
+        yield page
+        browser.close()
+
+
+def test_the_keyboard_alone_answers_and_is_told(page):
+    reset, status = page.get_by_role("button", name="Reset"), page.get_by_role("status")
+    reset.focus()
+    for key in ("Tab", "Enter"):
+        page.keyboard.press(key)
+    expect(status).to_have_text("1 a: Not quite. It forgets a. 1 of 2 answered, 0 right.")
+    first = page.get_by_role("group", name="1. Is a < b?").get_by_role("button", name="a) no & yes")
+    expect(first).to_be_focused()  # the picture was drawn anew meanwhile
+    expect(first).to_have_attribute("aria-pressed", "true")
+    for key in ("Tab", "Space"):
+        page.keyboard.press(key)
+    expect(status).to_have_text("1 b: Right. It is. 1 of 2 answered, 1 right.")
+    expect(first).to_have_attribute("aria-pressed", "false")
+    reset.press("Enter")
+    expect(status).to_have_text("ready")
+    expect(page.locator("[aria-pressed=true]")).to_have_count(0)
+
+
+# Their place
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_ends_with_its_own_quiz(notebook):
+    cells = nbformat.read(notebook, 4).cells
+    (at,) = [at for at, cell in enumerate(cells) if cell.source.startswith("## Quiz\n")]
+    asked, after = cells[at + 1 : at + 3]
+    assert asked.source.endswith(f'\nquiz("{notebook.name[:2]}")') and after.source.startswith("## What you saw\n")
+    (output,) = asked.outputs
+    questions = read(notebook.name[:2], FILE)
+    assert output.data["text/html"] == QuizView(Quiz(notebook.name[:2], questions)).as_html()  # else execute it anew
