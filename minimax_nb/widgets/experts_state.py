@@ -10,7 +10,6 @@ add up to 1. The reply is greedy, in a conversation of its own. Its last token w
 has seen it. Other threads may use the model meanwhile: only this one's tokens are recorded.
 """
 
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -61,22 +60,20 @@ class Experts(Explorer):
     def forget(self) -> None:
         self.record = Record(len(self._routers))
 
-    def run(self) -> Iterator[str]:
-        record = Record(len(self._routers))
-        chat, message = Chat(self._model, self._tokenizer), self.values["message"]
-        reply = chat.stream(message, do_sample=False, max_new_tokens=LONGEST)
-        try:
-            with recorded(self._model, record):
-                for _ in reply:
-                    yield f"writing: {record.whole()} tokens read"
-        finally:
-            self._keep(record)
+    def told(self) -> str:
+        return self._sentences()[0].partition(", expert")[0] if self.record.whole() else super().told()
 
-    def _keep(self, record: Record) -> None:
-        """Show it, unless there was a reset meanwhile, or nothing was read."""
-        with self._lock:
-            if threading.current_thread() is self._thread and record.whole():
-                self.record = record
+    def run(self) -> Iterator:
+        chat, message, record = Chat(self._model, self._tokenizer), self.values["message"], Record(len(self._routers))
+        reply = chat.stream(message, do_sample=False, max_new_tokens=LONGEST)
+        with recorded(self._model, record):
+            for count, _ in enumerate(reply):
+                if count == 0:
+                    yield record  # it grows: what is drawn later has the rest
+                yield f"writing: {record.whole()} tokens read"
+
+    def keep(self, found: Record) -> None:
+        self.record = found
 
     def chosen(self, layer: int | None = None) -> list[int]:
         """For how many tokens each expert was chosen, in a layer or in all."""
@@ -90,21 +87,21 @@ class Experts(Explorer):
             return f"<p>{escape(self.words())}</p>"
         tokens, choices = self._shown()
         colours = [f"hsla({360 * choice[0][0] // self.experts},70%,50%,0.3)" for choice in choices]
-        told = "".join(f"<p>{escape(line)}</p>" for line in self._told())
+        told = "".join(f"<p>{escape(line)}</p>" for line in self._sentences())
         return told + self._balance() + noted(tokens, list(map(_note, choices)), colours)
 
     def words(self) -> str:
         if not self.record.whole():
             return f"Nothing was read yet. In each layer a token goes through {self.top_k} of {self.experts} experts."
         tokens, choices = self._shown()
-        return "\n".join([*self._told(), read_out(tokens, list(map(_note, choices)))])
+        return "\n".join([*self._sentences(), read_out(tokens, list(map(_note, choices)))])
 
     def _shown(self) -> tuple[list[str], list[Choice]]:
         """The tokens, and the chosen layer's choices."""
         part = slice(max(self.record.whole() - MOST, 0), self.record.whole())
         return pieces(self._tokenizer, self.record.ids[part]), self.record.layers[self.values["layer"]][part]
 
-    def _told(self) -> list[str]:
+    def _sentences(self) -> list[str]:
         layer, layers, whole = self.values["layer"], len(self._routers), self.record.whole()
         even = percent(self.top_k / self.experts)
         cut = f" Of {whole:,} tokens the last {MOST} are shown." if whole > MOST else ""
@@ -125,7 +122,7 @@ class Experts(Explorer):
         most = max(count / total for _, cells in rows for count, total in cells)
         body = "".join(_row(*row, most) for row in rows)
         head = f"<thead><tr><td></td>{top}</tr></thead>"
-        return f'<table style="white-space:nowrap">{head}<tbody>{body}</tbody></table>'
+        return f"<table>{head}<tbody>{body}</tbody></table>"
 
 
 def routers(model) -> list[MiniMaxTopKRouter]:

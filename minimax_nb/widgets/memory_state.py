@@ -78,6 +78,9 @@ class HeadMemory(Explorer):
             left = left / left.abs().max().clamp(min=1e-30)
         return left.tolist()
 
+    def told(self) -> str:
+        return self._found()[0].partition(". ")[0].rstrip(".")
+
     def draw(self) -> str:
         told, tokens, shares = self._found()
         shown = noted(tokens, self._notes(shares), [tint(share or 0) for share in shares]) if tokens else ""
