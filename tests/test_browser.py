@@ -137,14 +137,19 @@ def opened(chromium, url, errors):
         page = browser.new_page(viewport={"width": 1200, "height": 1000})
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         watch(page, errors)
-        page.goto(url, timeout=SLOW)
-        expect(page.locator("#jp-bottom-panel").get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.locator(".lm-Menu-item", has_text=re.compile("^Run All Cells")).first.click()
-        expect(page.locator(".jp-OutputArea-output", has_text="all cells ran")).to_be_visible()
+        run_all_cells(page, url, SLOW)
         page.keyboard.press("Control+b")  # the file list goes, and leaves its room
         yield page
         browser.close()
+
+
+def run_all_cells(page: Page, url: str, patience: float) -> None:
+    """Open a notebook whose last cell prints "all cells ran", and run it; patience: ms."""
+    page.goto(url, timeout=SLOW)
+    expect(page.locator("#jp-bottom-panel").get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.locator(".lm-Menu-item", has_text=re.compile("^Run All Cells")).first.click()
+    expect(page.locator(".jp-OutputArea-output", has_text="all cells ran")).to_be_visible(timeout=patience)
 
 
 def watch(page: Page, errors: list[str]) -> None:

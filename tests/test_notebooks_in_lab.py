@@ -1,0 +1,43 @@
+"""Each notebook in JupyterLab, as a reader opens it: all cells run, its quiz answers, and nothing goes wrong unseen."""
+
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+from playwright.sync_api import expect, sync_playwright
+from test_browser import FLAGS, PICTURES, chromium, run_all_cells, url, watch  # noqa: F401
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+NAMES = sorted(path.name for path in NOTEBOOKS.glob("*.ipynb"))
+PATIENCE = 240_000  # ms: what takes half a minute may take several where the core is shared
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """The notebooks in a folder of their own, each with a last cell that says that it was reached."""
+    folder = tmp_path_factory.mktemp("notebooks")
+    left_out = shutil.ignore_patterns("_work", "conftest.py", ".ipynb_checkpoints")
+    shutil.copytree(NOTEBOOKS, folder, dirs_exist_ok=True, ignore=left_out)
+    for name in NAMES:
+        notebook = nbformat.read(folder / name, 4)
+        notebook.cells.append(nbformat.v4.new_code_cell("print('all cells ran')"))
+        nbformat.write(notebook, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_runs_in_lab(chromium, url, name):  # noqa: F811
+    errors = []
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1200, "height": 1400})
+        watch(page, errors)
+        run_all_cells(page, url.replace("playground.ipynb", name), PATIENCE)
+        quiz = page.get_by_role("region", name=f"Quiz of notebook {name[:2]}")
+        quiz.get_by_role("button").first.click()
+        expect(quiz.get_by_role("status")).to_contain_text("1 of ")
+        page.screenshot(path=PICTURES / f"lab_{name[:2]}.png")
+        browser.close()
+    assert errors == []
