@@ -24,3 +24,13 @@ def loaded(tmp_path_factory):
     source = write_original(folder / "original", config, original_weights(config))
     tiny_tokenizer.write_tokenizer(source)
     return load(patch_checkpoint(source, folder / "converted"))
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory):
+    """(model, tokenizer) of the demo that ships."""
+    from minimax_nb.checkpoint import patch_checkpoint
+    from minimax_nb.demo import demo_checkpoint
+    from minimax_nb.loading import load
+
+    return load(patch_checkpoint(demo_checkpoint(), tmp_path_factory.mktemp("twin") / "converted"))

@@ -24,6 +24,27 @@ def playground(model, tokenizer, system: str | None = None):
     return PlaygroundView(Playground(model, tokenizer, system))
 
 
+def head_memory(tokenizer, model=None):
+    """Which tokens of a text still count for its last one, by layer and head: tinted, and in figures.
+
+    Without a model the heads are those of MiniMax-Text-01, by formula; with a native one they are its own, and q and k
+    of the text can be looked at too. ValueError for a model without lightning layers.
+    """
+    from .memory_state import HeadMemory
+
+    return _explorer(HeadMemory(tokenizer, model))
+
+
+def expert_view(model, tokenizer):
+    """Which experts each token of a message and of the model's reply went to, by layer, and how even their use is.
+
+    ValueError for a model without routers.
+    """
+    from .experts_state import Experts
+
+    return _explorer(Experts(model, tokenizer))
+
+
 def stepper():
     """Softmax attention computed tile by tile, a step at a time: what is held, what is gone, and that it is exact."""
     from .stepper_state import Stepper
