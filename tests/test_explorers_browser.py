@@ -28,7 +28,14 @@ from test_browser import (  # noqa: F401
     wait_until_held,
 )
 
-WIDGETS = ("Trial", "Half-converted configs", "Attention, tile by tile")
+WIDGETS = (
+    "Trial",
+    "Half-converted configs",
+    "Attention, tile by tile",
+    "What a head of MiniMax-Text-01 remembers",
+    "What a head of this model remembers",
+    "Which experts wrote it",
+)
 CELLS = [
     """\
 import time
@@ -86,6 +93,20 @@ def slowly(*args):
 config_state.surprises = slowly
 config_explorer(demo_checkpoint(), patch_checkpoint(demo_checkpoint(), "demo"))""",
     "stepper()",
+    """\
+from minimax_nb.loading import load
+from minimax_nb.widgets import expert_view, head_memory
+
+model, tokenizer = load("demo", dtype="float32")
+head_memory(tokenizer)""",
+    "head_memory(tokenizer, model)",
+    """\
+def brake(_, inputs, __):
+    if inputs[0].shape[1] == 1:
+        held()
+
+model.register_forward_hook(brake)
+expert_view(model, tokenizer)""",
     "print('all cells ran')",
 ]
 
@@ -340,6 +361,60 @@ def test_the_stepper_by_keyboard_alone(page, steps):
 
 
 # Last: it changes the theme
+
+
+# What a head remembers
+
+
+def test_a_head_forgets_and_another_does_not(page):
+    memory = region(page, "What a head of MiniMax-Text-01 remembers")
+    expect(memory).to_contain_text('Below 1 %, marked "gone": 14 of 73 tokens.')
+    keep(page, memory, "head_memory")
+    memory.get_by_label("Head").focus()
+    page.keyboard.press("ArrowRight")
+    expect(memory).to_contain_text("Layer 20, head 26: half of a token is left after 9.6 tokens.")
+    memory.get_by_label("Layer").fill("7")
+    expect(memory).to_contain_text("a softmax layer, without decay")
+    memory.get_by_label("Text").fill("<script>alert(1)</script>")
+    memory.get_by_label("Text").press("Enter")
+    expect(memory).to_contain_text("All 21 tokens are there.")
+    assert memory.locator("script").count() == 0
+
+
+def test_q_and_k_find_the_word(page):
+    memory = region(page, "What a head of this model remembers")
+    memory.get_by_label("Weight").select_option("decay times q k")
+    memory.get_by_label("Layer").fill("1")
+    memory.get_by_label("Head").fill("6")
+    expect(memory).to_contain_text('The largest weight is on "condiment", 1 back from the last token')
+
+
+# Which experts wrote it
+
+
+def test_experts_of_a_reply(page):
+    experts = region(page, "Which experts wrote it")
+    expect(experts).to_contain_text("Nothing was read yet.")
+    experts.get_by_role("button", name="Reply").click()
+    expect(status(experts)).to_have_text("done")
+    expect(experts).to_contain_text("Layer 4: expert 2 most, 61 of 84 times (73 %), expert 1 least, 35 (42 %).")
+    page.set_viewport_size({"width": 1200, "height": 1300})
+    keep(page, experts, "experts")
+    experts.get_by_label("Layer").focus()
+    page.keyboard.press("ArrowRight")
+    expect(status(experts)).to_have_text("Layer 5: expert 1 most, 58 of 84 times (69 %)")
+
+
+def test_a_stopped_reply_shows_what_was_read(page, hold):  # noqa: F811
+    experts = region(page, "Which experts wrote it")
+    hold.touch()
+    experts.get_by_role("button", name="Reply").click()
+    expect(status(experts)).to_have_text("writing: 25 tokens read")
+    page.keyboard.press("Escape")
+    expect(status(experts)).to_have_text("stopping...")
+    hold.unlink()
+    expect(status(experts)).to_have_text("stopped")
+    expect(experts).to_contain_text(re.compile(r"Layer 4: expert \d most, \d+ of 2\d times"))
 
 
 def test_in_the_dark_all_is_light_on_dark(page, config, steps):
