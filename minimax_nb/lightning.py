@@ -22,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BACKENDS = ("auto", "fused", "torch", "stock")
-BLOCK = 64  # tokens a block of the torch backend: the pairs within it cost about what its state costs
+BLOCK = 64  # tokens a block of the torch backend, at most head_dim: the pairs within it cost about what its state costs
 SEGMENT = 8192  # tokens, over all rows, that the torch backend holds in fp32 at a time
+CPU_SEGMENT = 512  # the same on a CPU: larger temporaries are new pages in each layer, and mapping those took longer
 RECURRENT = 16  # the fused backend takes so many tokens one by one, in one kernel; more in chunks
 CHUNK = 64  # tokens a chunk of the fused backend; 128 took 3 % longer on an H200
 NO_FUSED = {False: "they need a CUDA GPU", True: "flash-linear-attention is missing, pip install -e '.[fast]'"}
@@ -73,13 +74,19 @@ def _torch(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor) -> tu
     if length == 1:
         return _step(q, k, v, slopes, state)
     while start < length:
-        left = min(length - start, max(BLOCK, SEGMENT // q.shape[0]))
-        size = min(left, BLOCK)
+        left = min(length - start, _segment(q))
+        size = min(left, BLOCK, q.shape[3])
         piece = slice(start, start + left - left % size)
         out, state = _blocks(*(x[:, piece].to(dtype) for x in (q, k, v)), slopes, state, size)
         outs.append(out.to(q.dtype))
         start = piece.stop
     return outs[0] if len(outs) == 1 else torch.cat(outs, 1), state
+
+
+def _segment(x: Tensor) -> int:
+    """Tokens of a row in a segment of x (batch, length, ...): whole blocks, at least one."""
+    tokens = min(SEGMENT, CPU_SEGMENT) if x.device.type == "cpu" else SEGMENT
+    return max(1, tokens // len(x) // BLOCK) * BLOCK
 
 
 def _step(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,22 +100,22 @@ def _blocks(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor, size
     """Blocks of `size` tokens all at once: pairs within a block, and states between blocks by one product."""
     q, k, v = (x.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4).contiguous() for x in (q, k, v))
     slope = slopes[:, None, None]  # and q, k, v are (batch, heads, blocks, size, head_dim)
-    token = torch.arange(1, size + 1, device=q.device, dtype=slopes.dtype)[:, None]
-    from_start, to_end = torch.exp(-slope * token)[:, None], torch.exp(-slope * (size - token))[:, None]
+    decay = decays(slope, size + 1)[:, None]  # its row and column 0: the end of the block before
+    from_start, to_end, within = decay[..., 1:, :1], decay[..., -1, 1:, None], decay[..., 1:, 1:]
 
     added = (k * to_end).transpose(-1, -2) @ v  # what each block adds to the state
-    steps = torch.cat([state[:, :, None], added], 2).flatten(-2)
+    steps = torch.cat([state[:, :, None], added[:, :, :-1]], 2).flatten(-2)
     states = (decays(slope * size, steps.shape[2]) @ steps).unflatten(-1, state.shape[-2:])  # before block 0, 1, ...
-    out = (q @ k.transpose(-1, -2)).mul_(decays(slope, size)[:, None]) @ v  # in place: on a CPU half of what it took
-    out += (q @ states[:, :, :-1]).mul_(from_start)
-    return out.permute(0, 2, 3, 1, 4).flatten(1, 2), states[:, :, -1]
+    out = (q @ k.transpose(-1, -2)).mul_(within) @ v  # in place: on a CPU half of what it took
+    out = torch.addcmul(out, q @ states, from_start)
+    state = from_start[:, 0, -1:] * states[:, :, -1] + added[:, :, -1]
+    return out.permute(0, 2, 3, 1, 4).flatten(1, 2), state
 
 
 def decays(slope: Tensor, size: int) -> Tensor:
     """slope (heads, 1, 1), positive -> (heads, size, size): exp(-slope (i - j)) at and below the diagonal, 0 above."""
     steps = torch.arange(size, device=slope.device, dtype=slope.dtype)
-    apart = steps[:, None] - steps
-    return torch.exp(-slope * apart.masked_fill(apart < 0, torch.inf))
+    return torch.exp(slope * (steps - steps[:, None])).tril()
 
 
 # ---- the fused backend ---------------------------------------------------------------------------------------------
@@ -226,14 +233,17 @@ def _rates(layer, device: torch.device) -> Tensor:
 
 def _attend(layer, qkv: Tensor, mask: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """From qkv before the silu to (batch, length, heads * head_dim); fp32 where the model is fp16, for its range."""
-    qkv = layer.act_fn(qkv)
-    if mask is not None:
-        qkv = qkv * mask[:, :, None].to(qkv.dtype)
-    if qkv.dtype == torch.float16 or qkv.shape[1] == 1:  # one conversion instead of three
-        qkv = qkv.float()
-    q, k, v = qkv.unflatten(-1, (layer.num_attention_heads, 3, layer.head_dim)).unbind(3)
-    out, state = lightning_attention(q, k, v, _rates(layer, qkv.device), state, backend=layer.lightning_backend)
-    return out.flatten(2), state
+    outs, size = [], _segment(qkv)
+    for start in range(0, qkv.shape[1], size):
+        piece = layer.act_fn(qkv[:, start : start + size])
+        if mask is not None:
+            piece = piece * mask[:, start : start + size, None].to(piece.dtype)
+        if piece.dtype == torch.float16 or qkv.shape[1] == 1:  # one conversion instead of three
+            piece = piece.float()
+        q, k, v = piece.unflatten(-1, (layer.num_attention_heads, 3, layer.head_dim)).unbind(3)
+        out, state = lightning_attention(q, k, v, _rates(layer, qkv.device), state, backend=layer.lightning_backend)
+        outs.append(out)
+    return (outs[0] if len(outs) == 1 else torch.cat(outs, 1)).flatten(2), state
 
 
 def _attend_fast(layer, qkv: Tensor, mask: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor]:

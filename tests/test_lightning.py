@@ -203,6 +203,27 @@ def test_half_precision_model_is_nearer_to_fp32(small, backend):
     assert ours < 0.7 * stock
 
 
+def test_a_model_takes_a_long_input_in_segments(small, monkeypatch):
+    """With pads on the left of one row, so that a segment must take its own part of the mask."""
+    lengths, original = [], lightning.lightning_attention
+    monkeypatch.setattr(
+        lightning, "lightning_attention", lambda q, *a, **k: lengths.append(q.shape[1]) or original(q, *a, **k)
+    )
+    model, mask = loaded(small[0]), torch.ones(2, 150, dtype=torch.long, device=DEVICE)
+    mask[0, :70] = 0
+    ids = torch.cat([row(150), row(150, seed=2)])
+    use_lightning(model, "torch")
+
+    def logits() -> Tensor:
+        with torch.no_grad():
+            return model(ids, attention_mask=mask).logits[mask.bool()]
+
+    want = logits()
+    monkeypatch.setattr(lightning, "SEGMENT", 128)  # two rows: 64 tokens at a time
+    assert relative_error(logits(), want.double()) < 1e-6
+    assert lengths == [150, 150, 64, 64, 22, 64, 64, 22]
+
+
 def test_the_module_tree_stays_and_the_decay_buffers_are_freed(small, tmp_path):
     model, ids = loaded(small[0]), row(40)
     names, modules = set(model.state_dict()), [name for name, _ in model.named_modules()]
