@@ -331,6 +331,7 @@ def table(widget: Locator, caption: str) -> Locator:
 
 def test_the_stepper_by_mouse(page, steps):
     slider = steps.get_by_label("Step")
+    slider.scroll_into_view_if_needed()
     box = slider.bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     expect(status(steps)).to_have_text("Step 5 of 10: queries 4 and 5 meet keys 2 and 3.")
