@@ -103,7 +103,8 @@ def test_round_words():
     others = [ms for name in ("eager", "flash_attention_2", "sdpa_by_length") for ms in decoding(name)]
     assert 8.5 < min(others) and max(others) < 17.5
     assert all(2.5 < softmax(name, K4) < 3.6 for name in ("sdpa", "flash_attention_2"))
-    assert all(found["status"] == "ok" or found["status"] == "out of memory" for found in BENCH["rows"])
+    others = [found for found in BENCH["rows"] if found["status"] not in ("ok", "out of memory")]
+    assert [(found["attention"], found["status"]) for found in others] == [("flash_attention_4", "not run")]
 
 
 def test_from_where_on_a_plan_pays():
