@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
-from datetime import date
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -31,7 +30,7 @@ from minimax_nb.attention import register  # noqa: E402
 from minimax_nb.bench import building_in, random_config  # noqa: E402
 from minimax_nb.clock import Clock, sdpa_kernels  # noqa: E402
 from minimax_nb.hardware import flash_attention_status  # noqa: E402
-from minimax_nb.results import versions  # noqa: E402
+from minimax_nb.results import Results  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
@@ -119,20 +118,17 @@ def main() -> None:
         for row in rows(arguments.toy, ["as published"]):
             print(json.dumps(row | {"form": "avoiding"}), flush=True)
         return
-    name = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    result = {"what": "one softmax layer, by kernel of PyTorch's attention", "device": name, "dtype": str(DTYPE)[6:]}
-    result |= {"versions": versions(), "date": str(date.today()), "command": "python benchmarks/sdpa_kernels.py"}
+    results = Results(arguments.json, "python benchmarks/sdpa_kernels.py")
+    results.found |= {"what": "one softmax layer, by kernel of PyTorch's attention", "dtype": str(DTYPE)[6:]}
     forms = [form for form in FORMS if form != "flash_attention_2" or flash_attention_status(DTYPE).runs]
-    found = []
     for row in rows(arguments.toy, forms):
-        found.append(row)
-        print(json.dumps(row), flush=True)
+        print(json.dumps(results.add("rows", row)), flush=True)
     command = [sys.executable, __file__, "--avoiding", *["--toy"] * arguments.toy]
     avoiding = subprocess.run(command, env=os.environ | {AVOIDING: "1"}, stdout=subprocess.PIPE, text=True)
     print(avoiding.stdout, flush=True)
-    found += [json.loads(line) for line in avoiding.stdout.splitlines() if line.startswith("{")]
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result | {"rows": found}, indent=1) + "\n")
+    results.found["rows"] += [json.loads(line) for line in avoiding.stdout.splitlines() if line.startswith("{")]
+    results.found["complete"] = True
+    results.save()
 
 
 if __name__ == "__main__":

@@ -233,7 +233,7 @@ def _rates(layer, device: torch.device) -> Tensor:
 
 def _attend(layer, qkv: Tensor, mask: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """From qkv before the silu to (batch, length, heads * head_dim); fp32 where the model is fp16, for its range."""
-    outs, size = [], _segment(qkv)
+    outs, size = [], _segment(qkv) if layer.lightning_backend == "torch" else qkv.shape[1]
     for start in range(0, qkv.shape[1], size):
         piece = layer.act_fn(qkv[:, start : start + size])
         if mask is not None:

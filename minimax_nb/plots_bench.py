@@ -33,8 +33,7 @@ def chosen(rows: Iterable[Mapping], **fields) -> list[Mapping]:
 def part(rows: Rows, kind: str) -> list[Mapping]:
     """The same rows with the time and the floor of one kind of layer in place of the whole; its spread is not known."""
     times = {"ms": "kinds", "least_ms": "kinds", "most_ms": "kinds", "floor_ms": "floor"}
-    taken = [{name: row[source][kind] for name, source in times.items()} if row in _ok(rows) else {} for row in rows]
-    return [row | new for row, new in zip(rows, taken, strict=True)]
+    return [row | {n: row[source][kind] for n, source in times.items() if row["status"] == "ok"} for row in rows]
 
 
 def time(rows: Rows, by: str = "attention") -> Figure:

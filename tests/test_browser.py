@@ -70,8 +70,12 @@ expect.set_options(timeout=SLOW)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("lab")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+    return with_notebook(tmp_path_factory.mktemp("lab"), CELLS)
+
+
+def with_notebook(folder: Path, cells: list[str]) -> Path:
+    """The folder, with these cells in it under the name that `url` opens."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
     nbformat.write(notebook, folder / "playground.ipynb")
     return folder

@@ -10,7 +10,6 @@ import os
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
 from playwright.sync_api import Locator, Page, expect
 from test_browser import (  # noqa: F401
@@ -26,6 +25,7 @@ from test_browser import (  # noqa: F401
     theme,
     url,
     wait_until_held,
+    with_notebook,
 )
 
 WIDGETS = (
@@ -113,11 +113,8 @@ expert_view(model, tokenizer)""",
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A notebook under the name that `url` opens, in a Lab that keeps cells which are out of sight."""
-    folder = tmp_path_factory.mktemp("lab")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
-    notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
-    nbformat.write(notebook, folder / "playground.ipynb")
+    """A notebook in a Lab that keeps cells which are out of sight."""
+    folder = with_notebook(tmp_path_factory.mktemp("lab"), CELLS)
     settings = folder / ".jupyter/settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
     settings.write_text(json.dumps({"windowingMode": "none"}))

@@ -6,8 +6,8 @@
 
 The logic of each is `<name>_state.py`, tested without a browser and without ipywidgets. `explorer_view.py` copies that
 state into an anywidget, and passes on what the page asks for; `explorer.js` and `.css` draw it in the page. All share
-these three but the playground, which has files of its own. Functions here import late, so that the logic can be had
-without the widgets.
+these three but the playground, which has files of its own; `page.*` is what every widget begins with. Functions here
+import late, so that the logic can be had without the widgets.
 """
 
 

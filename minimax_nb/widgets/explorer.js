@@ -2,13 +2,6 @@
 // Controls are built once and changed in place, so that focus and screen readers keep their place. The picture is
 // replaced as a whole; a button in it, <button data-name="..." data-value="...">, sets a value, and keeps the focus.
 
-function node(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
-
 // A labelled input. `follow` takes the kernel's value, unless it has not changed there while something is being typed.
 function control({ name, label, kind, low, high, step, options }, change) {
   const types = { slider: "range", number: "number", switch: "checkbox", text: "text" };
@@ -63,11 +56,6 @@ function asker(model) {
 
 function render({ model, el }) {
   const { ask, waits, end } = asker(model);
-  const button = (label, press) => {
-    const made = node("button", { type: "button" }, label);
-    made.addEventListener("click", press);
-    return made;
-  };
 
   const set = (name, value) => ask("set", { name, value });
   const controls = model.get("controls").map((each) => control(each, set));
@@ -81,7 +69,7 @@ function render({ model, el }) {
   const picture = node("div", { class: "mmnb-picture", role: "group", "aria-label": "Picture", tabindex: "-1" });
   const root = node(
     "section",
-    { class: "mmnb-explorer", "aria-label": model.get("title") },
+    { class: "mmnb-widget mmnb-explorer", "aria-label": model.get("title") },
     node("div", { class: "mmnb-controls" }, ...controls.map((each) => each.row)),
     node("div", { class: "mmnb-buttons" }, ...(model.get("action") ? [start, stop] : []), reset),
     status,

@@ -6,14 +6,12 @@ paper, a still picture stands in its place.
 """
 
 from html import escape
-from pathlib import Path
 
-import anywidget
 from traitlets import Bool, Dict, List, Unicode
 
 from .explorer_state import Explorer
+from .page import Page, sources
 
-HERE = Path(__file__).parent
 ACTIONS = {
     "set": lambda explorer, asked: explorer.set(asked["name"], asked["value"]),
     "start": lambda explorer, asked: explorer.start(),
@@ -22,11 +20,10 @@ ACTIONS = {
 }
 
 
-class ExplorerView(anywidget.AnyWidget):
+class ExplorerView(Page):
     """A widget that draws `explorer`."""
 
-    _esm = (HERE / "explorer.js").read_text(encoding="utf-8")
-    _css = (HERE / "explorer.css").read_text(encoding="utf-8")
+    _esm, _css = sources("explorer")
 
     title = Unicode().tag(sync=True)
     hint = Unicode().tag(sync=True)
@@ -55,10 +52,6 @@ class ExplorerView(anywidget.AnyWidget):
         with self.hold_sync():  # one message: a page never sees half of a change
             for name in ("values", "picture", "status", "busy"):
                 self.set_trait(name, getattr(self.explorer, name))
-
-    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        return data | {"text/plain": self.as_text(), "text/html": self.as_html()}, metadata
 
     def as_text(self) -> str:
         """The still picture, in plain text."""

@@ -1,13 +1,6 @@
 // The page of the playground. It draws the traits of playground_view.py and sends {do: ...}; it decides nothing.
 // Nodes are built once and changed in place, so that focus, scrolling and screen readers keep their place.
 
-function node(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  made.append(...children);
-  return made;
-}
-
 // Ties a field to a value of the kernel's. `follow` takes that value, but not the kernel's answers to older values
 // while a newer one is on its way, nor while nothing has changed there: either would undo what is just being typed.
 function tied(input, read, change) {
@@ -132,11 +125,6 @@ function explanation(heads, tokens, look) {
 
 function render({ model, el }) {
   const ask = (action, rest = {}) => model.send({ do: action, ...rest });
-  const button = (label, press) => {
-    const made = node("button", { type: "button" }, label);
-    made.addEventListener("click", press);
-    return made;
-  };
 
   const { log, draw: drawTurns, tokens } = conversation(model.get("speakers"));
   const could = explanation(model.get("heads"), tokens, (place) => ask("look", { place }));
@@ -218,7 +206,7 @@ function render({ model, el }) {
   const settings = node("fieldset", {}, legend, systemRow, ...controls.map((each) => each.row), note);
   const root = node(
     "section",
-    { class: "mmnb-playground", "aria-label": "Chat playground" },
+    { class: "mmnb-widget mmnb-playground", "aria-label": "Chat playground" },
     node("div", { class: "mmnb-columns" }, chat, could.field),
     settings,
   );

@@ -5,17 +5,15 @@ sends is {"do": one of ACTIONS, ...}. Where there is no such page, on GitHub or 
 """
 
 import time
-from collections.abc import Iterable
 from html import escape
-from pathlib import Path
 
-import anywidget
 from traitlets import Bool, Dict, Int, List, Unicode
 
+from .markup import table
+from .page import Page, sources
 from .playground_state import Playground
 from .settings import CONTROLS
 
-HERE = Path(__file__).parent
 EVERY = 0.05  # s between two pictures of a growing reply
 GROWING = ("reply", "growing", "candidates")  # what changes with every token
 STATE = ("settings", "system", "messages", "tokens", "place", "code", "unsent", "busy", "status")
@@ -38,11 +36,10 @@ HEADS = ("Rank", "Candidate", "With the settings", "Model alone")
 SPEAKERS = {"user": "You", "assistant": "Model", "system": "System"}
 
 
-class PlaygroundView(anywidget.AnyWidget):
+class PlaygroundView(Page):
     """A widget that draws `playground`."""
 
-    _esm = (HERE / "playground.js").read_text(encoding="utf-8")
-    _css = (HERE / "playground.css").read_text(encoding="utf-8")
+    _esm, _css = sources("playground")
 
     controls = List().tag(sync=True)
     speakers = Dict(SPEAKERS).tag(sync=True)
@@ -81,10 +78,6 @@ class PlaygroundView(anywidget.AnyWidget):
             for name, value in state.items():
                 self.set_trait(name, value)
 
-    def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
-        data, metadata = super()._repr_mimebundle_(**kwargs)
-        return data | {"text/plain": self.as_text(), "text/html": self.as_html()}, metadata
-
     def as_text(self) -> str:
         """The still picture, in plain text: what is in the conversation, and what could be set."""
         said = [f"{SPEAKERS[message['role']]}: {message['content']}" for message in self.messages]
@@ -94,8 +87,8 @@ class PlaygroundView(anywidget.AnyWidget):
     def as_html(self) -> str:
         """The same as a page fragment, without scripts or styles: those that show it would strip them."""
         said = [f"<p><b>{SPEAKERS[m['role']]}</b> {escape(m['content'])}</p>" for m in self.messages]
-        could = [f"<p>{escape(': '.join(self._title()))}</p>", _table(HEADS, self._rows())] if self.candidates else []
-        settings = _table(("Setting", "Value"), self._shown_settings())
+        could = [f"<p>{escape(': '.join(self._title()))}</p>", table(HEADS, self._rows())] if self.candidates else []
+        settings = table(("Setting", "Value"), self._shown_settings())
         return f"<p>{STILL}</p>{''.join(said)}{''.join(could)}{settings}"
 
     def _shown_settings(self) -> list[tuple[str, str]]:
@@ -110,8 +103,3 @@ class PlaygroundView(anywidget.AnyWidget):
     def _rows(self) -> list[tuple[str, ...]]:
         rows = self.candidates["rows"]
         return [(r["rank"], r["name"] + " (chosen)" * r["chosen"], *r["figures"]) for r in rows]
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    cells = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
-    return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(cells)}</table>"
