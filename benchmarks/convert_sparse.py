@@ -17,15 +17,13 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-from originals import original_config  # noqa: E402
-
-from minimax_nb.bench import WIDTH  # noqa: E402
+from minimax_nb.checkpoint.folder import INDEX, expected_shapes  # noqa: E402
 from minimax_nb.config import patch_config  # noqa: E402
-from minimax_nb.folder import INDEX, expected_shapes  # noqa: E402
+from minimax_nb.original import original_config  # noqa: E402
 
-SHARDS = 40
+SHARDS, LAYERS = 40, 8
 
 
 def main() -> None:
@@ -52,7 +50,7 @@ def main() -> None:
 def write_sparse(folder: Path) -> int:
     """An original folder of zeros that take no room; returns its apparent size in bytes."""
     folder.mkdir()
-    config = original_config(**WIDTH)
+    config = original_config(num_hidden_layers=LAYERS)
     (folder / "config.json").write_text(json.dumps(config))
     shapes, weight_map, size = expected_shapes(patch_config(config)), {}, 0
     names = sorted(shapes)

@@ -27,8 +27,7 @@ LONG = 16384
 
 
 def convert_the_whole() -> None:
-    sparse.SHARDS = 414
-    sparse.WIDTH = sparse.WIDTH | {"num_hidden_layers": 80, "attn_type_list": [0, 0, 0, 0, 0, 0, 0, 1] * 10}
+    sparse.SHARDS, sparse.LAYERS = 414, 80
     sparse.main()
 
 

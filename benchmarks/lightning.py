@@ -26,13 +26,13 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLi
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from minimax_nb import lightning  # noqa: E402
 from minimax_nb.attention import register  # noqa: E402
-from minimax_nb.bench import building_in, random_config, random_model  # noqa: E402
+from minimax_nb.bench.clock import Clock  # noqa: E402
+from minimax_nb.bench.measure import building_in, random_config, random_model  # noqa: E402
+from minimax_nb.bench.results import versions  # noqa: E402
 from minimax_nb.cache import repair_cache, restore, snapshot  # noqa: E402
-from minimax_nb.clock import Clock  # noqa: E402
+from minimax_nb.lightning import operator as lightning  # noqa: E402
 from minimax_nb.reference import recurrence  # noqa: E402
-from minimax_nb.results import versions  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 OURS = ["fused", "torch"] if DEVICE == "cuda" and lightning.has_fused() else ["torch"]
@@ -205,7 +205,7 @@ def within(model, length: int) -> list[dict]:
     from fla.modules.norm.fused_norm_gate import rms_norm_gated
     from fla.ops.simple_gla import chunk_simple_gla
 
-    from minimax_nb.kernels import silu_split
+    from minimax_nb.lightning.kernels import silu_split
 
     layer = model.model.layers[0].self_attn
     heads, width, norm = layer.num_attention_heads, layer.head_dim, layer.norm

@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from minimax_nb.attention import register  # noqa: E402
-from minimax_nb.bench import building_in, random_config  # noqa: E402
-from minimax_nb.clock import Clock, sdpa_kernels  # noqa: E402
+from minimax_nb.bench.clock import Clock, sdpa_kernels  # noqa: E402
+from minimax_nb.bench.measure import building_in, random_config  # noqa: E402
+from minimax_nb.bench.results import Results  # noqa: E402
 from minimax_nb.hardware import flash_attention_status  # noqa: E402
-from minimax_nb.results import Results  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32

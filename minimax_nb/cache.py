@@ -2,7 +2,7 @@
 
 Transformers' MiniMaxCache keeps two kinds of layers: softmax layers hold keys and values, (batch, KV heads, length,
 head_dim), which grow; lightning layers hold one state each, (batch, heads, head_dim, head_dim), which does not. As
-published in 5.23.0 it asks layer 0 for its length, and layer 0 is lightning: the answer is always 0, and masks and
+published in 5.24.0 it asks layer 0 for its length, and layer 0 is lightning: the answer is always 0, and masks and
 positions built on it are wrong. And what beam search, `num_return_sequences` and `reset` do to the keys, it does not do
 to the states. `repair_cache` tests the installed version for each of these and replaces the methods that fail.
 
@@ -16,11 +16,15 @@ of precision: states stay in the dtype that the model computes in.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
-from transformers.models.minimax.modeling_minimax import MiniMaxCache
+from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxForCausalLM
+
+# What forward, generate and their outputs call the cache: renamed in Transformers 5.24.
+CACHE_ARGUMENT = "cache" if "cache" in signature(MiniMaxForCausalLM.forward).parameters else "past_key_values"
 
 Snapshot = tuple[list[Tensor | None], list[int]]  # each layer's state, each layer's number of keys
 
@@ -35,7 +39,7 @@ def repair_cache() -> list[str]:
         if not _passes(name):
             setattr(MiniMaxCache, method.__name__, method)
     if broken := [name for name in _METHODS if not _passes(name)]:
-        raise RuntimeError(f"MiniMaxCache of this Transformers cannot be repaired ({', '.join(broken)}): use 5.23.0")
+        raise RuntimeError(f"MiniMaxCache of this Transformers cannot be repaired ({', '.join(broken)}): use 5.24.0")
     return [name for name, method in _METHODS.items() if getattr(MiniMaxCache, method.__name__) is method]
 
 

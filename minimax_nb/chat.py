@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
-from .cache import get_mask_sizes, get_seq_length, repair_cache, restore, snapshot
+from .cache import CACHE_ARGUMENT, get_mask_sizes, get_seq_length, repair_cache, restore, snapshot
 
 MARK = "\ue000reply\ue000"  # stands for the last reply while the template is asked what follows it
 
@@ -149,9 +149,8 @@ class Chat:
         return self.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
-            past_key_values=self._cache,
             custom_generate=functools.partial(_decode, fed=self._fed, **own),
-            **defaults | generation,
+            **{CACHE_ARGUMENT: self._cache} | defaults | generation,
         )
 
     def _pieces(self, tokens: Iterable[int]) -> Iterator[str]:
@@ -183,21 +182,20 @@ def _decode(
     logits_processor,
     stopping_criteria,
     generation_config,
-    past_key_values,
     *,
     fed,
     generator,
     watch,
-    **_,
+    **given,
 ) -> Iterator[int]:
     """The loop that `generate` runs on what it has prepared: one row, ids from `fed` on are new to the cache."""
     if len(input_ids) > 1:
         raise ValueError("Chat decodes one sequence: leave num_beams and num_return_sequences at 1")
-    done = False
+    kept, done = {CACHE_ARGUMENT: given[CACHE_ARGUMENT]}, False
     while not done:
         with torch.no_grad():  # each step by itself: whoever reads the stream keeps their own setting
             new, fed = input_ids[:, fed:], input_ids.shape[1]
-            logits = model(new, past_key_values=past_key_values, use_cache=True, logits_to_keep=1).logits[:, -1]
+            logits = model(new, **kept, use_cache=True, logits_to_keep=1).logits[:, -1]
             logits = logits.to(input_ids.device, torch.float32)
             scores = logits_processor(input_ids, logits)
             if generation_config.do_sample:

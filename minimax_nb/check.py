@@ -9,15 +9,12 @@ code with it. Nothing is written, and weights are read a tensor at a time except
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from .checkpoint import permute, unpermute
-from .config import FACTORS, MARKER, SIZES, ConfigError, patch_config, restore_config, verify_frequencies
-from .folder import (
+from .checkpoint.convert import permute, unpermute
+from .checkpoint.folder import (
     INDEX,
-    CheckpointError,
     Header,
     TensorInfo,
     check_tensors,
@@ -31,6 +28,9 @@ from .folder import (
     read_json,
     value_count,
 )
+from .config import FACTORS, MARKER, SIZES, patch_config, restore_config, verify_frequencies
+from .errors import CheckpointError, ConfigError
+from .terminal import quiet_transformers
 
 BOUND = 1e-5  # relative error of the logits; float32 alone gives about 1e-6, a wrong rotation above 1e-1
 TOKENS = 32
@@ -260,19 +260,3 @@ def _rows(info: TensorInfo):
     import numpy as np
 
     return np.frombuffer(read_bytes(info), np.uint8).reshape(info.shape[0], -1)
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """No progress bar, and no report of decay buffers that the original never stored and the model rebuilds."""
-    from transformers.utils import logging
-
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()

@@ -12,8 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .config import ConfigError
-from .folder import CheckpointError
+from .errors import CheckpointError, ConfigError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="MiniMax-Text-01 on Hugging Face Transformers.")
 UsageError = typer.BadParameter.__bases__[0]  # typer keeps a click of its own and does not export this one
@@ -54,7 +53,7 @@ def patch(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
 ) -> None:
     """Write a folder that stock Transformers computes right."""
-    from .checkpoint import describe, is_finished, patch_checkpoint, plan_conversion
+    from .checkpoint.convert import describe, is_finished, patch_checkpoint, plan_conversion
 
     if dry_run:
         plan = plan_conversion(src, dst, link=not copy)
@@ -105,7 +104,7 @@ def room(
     wheels: Annotated[Path | None, typer.Option(help="The folder of wheels to set up laptops from.")] = None,
 ) -> None:
     """Check a laptop on the day before a workshop: all that it will need, without a network."""
-    from .room import checks
+    from .workshop import checks
 
     to_mend = 0
     for line in checks(wheels):
@@ -158,11 +157,11 @@ def bench(
     ] = None,
 ) -> None:
     """Measure prefill and decoding by length, batch and implementation, against what the device could do."""
-    from .bench import bench as rows_of
-    from .bench import described_model, model_for
-    from .bench_plan import cases, command, planned
-    from .progress import row_progress
-    from .results import Results, described
+    from .bench.measure import bench as rows_of
+    from .bench.measure import described_model, model_for
+    from .bench.plan import cases, command, planned
+    from .bench.results import Results, described
+    from .terminal import row_progress
 
     names = {"attention": attention, "lightning": lightning, "dtypes": dtype}
     plan = planned(folder, toy, {"lengths": lengths, "batches": batch, "repeats": repeats} | names)

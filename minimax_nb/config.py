@@ -13,6 +13,8 @@ import copy
 import math
 from numbers import Real
 
+from .errors import ConfigError
+
 MARKER = "minimax_nb"
 ORIGINAL_TYPES = ("minimax_text_01", "minimax_m1")
 OTHER_MODELS = {"minimax_m2": "MiniMax-M2", "minimax_vl_01": "MiniMax-VL-01"}
@@ -43,10 +45,6 @@ FIXED = {
 }
 DROPPED = ("auto_map", "transformers_version", "shared_moe_mode", "partial_rotary_factor", "rope_theta", "rotary_dim")
 FLOAT32_MAX = 3.4028234663852886e38
-
-
-class ConfigError(ValueError):
-    """A config that cannot be converted. The message names the key and what to do."""
 
 
 def patch_config(config: dict) -> dict:

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from .folder import CheckpointError
+from .errors import CheckpointError
 
 GB = 10**9
 FULL_MODEL = 912 * GB  # MiniMax-Text-01 in bf16: 456.1 B parameters, 2 bytes each

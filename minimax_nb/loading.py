@@ -11,10 +11,8 @@ the rows of q_proj and k_proj that arrived in the model, and the cache. It does 
 import importlib.metadata
 from pathlib import Path
 
-from .config import MARKER, ConfigError, verify_frequencies
-from .folder import (
+from .checkpoint.folder import (
     INDEX,
-    CheckpointError,
     Header,
     byte_size,
     check_tensors,
@@ -25,8 +23,10 @@ from .folder import (
     read_headers,
     read_json,
 )
+from .config import MARKER, verify_frequencies
+from .errors import CheckpointError, ConfigError
 
-TESTED = "5.23.0"  # of Transformers; a test holds it to pyproject.toml
+TESTED = "5.24.0"  # of Transformers; a test holds it to pyproject.toml
 REBUILT = r"self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)$"  # in no checkpoint: made from the config
 SMALL = 2 * 10**9  # bytes; loading less takes about a second, without a progress bar
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -41,7 +41,7 @@ def load(path, *, attn_implementation=None, dtype=None, device_map="auto", light
     that was not converted or a Transformers that computes something else from it, CheckpointError for one whose files
     are missing or contradict each other, RuntimeError for "fused" or "flash_attention_2" where it cannot run.
     """
-    from .lightning import choose, described, use_lightning
+    from .lightning.layer import choose, described, use_lightning
 
     on_gpu = _on_gpu(device_map)
     choose(lightning, on_gpu)  # what cannot run is said now, not after minutes of loading

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from minimax_nb import reference
-from minimax_nb.demo.model import demo_config
+from minimax_nb.demo.model import SIZES
+from minimax_nb.original import original_config as config_of
 
 torch.set_num_threads(1)  # on models this small two threads spend their time waiting for each other
 
@@ -25,7 +26,7 @@ SMALL = {
 
 def original_config(*, vocab_size: int = 128, **changes) -> dict:
     """An original config.json (minimax_text_01 naming): 8 layers, layer 7 softmax, 4 heads of 16, 2 KV heads."""
-    return demo_config(vocab_size, **SMALL | changes)
+    return config_of(**SIZES | SMALL | {"vocab_size": vocab_size} | changes)
 
 
 def original_weights(config: dict, seed: int = 0) -> dict[str, torch.Tensor]:

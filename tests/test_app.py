@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 from test_browser import DONE, FLAGS, PICTURES, SLOW, chromium, environment, log, rows, status, watch  # noqa: F401
 
-from minimax_nb.room import free_port
+from minimax_nb.workshop import free_port
 
 ROOT = Path(__file__).parents[1]
 KERNELS = "/api/kernels/0-0-0-0-0"

@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from minimax_nb import bench, bench_plan, cli, clock, floor, results
+from minimax_nb import cli
+from minimax_nb.bench import clock, floor, results
+from minimax_nb.bench import measure as bench
+from minimax_nb.bench import plan as bench_plan
 from minimax_nb.cache import repair_cache
 from minimax_nb.checkpoint import patch_checkpoint
-from minimax_nb.config import ConfigError
 from minimax_nb.demo import demo_checkpoint
-from minimax_nb.folder import CheckpointError
+from minimax_nb.errors import CheckpointError, ConfigError
 from minimax_nb.lightning import use_lightning
 
 RATES = {"read_bytes_s": 1e9, "matrix_ops_s": 1e9}

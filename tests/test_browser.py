@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from minimax_nb.room import free_port
+from minimax_nb.workshop import free_port
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "runs" / "browser"

@@ -9,8 +9,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from minimax_nb.widgets.candidates import COUNT, Candidate, Step, described, name, step
-from minimax_nb.widgets.playground_state import Playground
+from minimax_nb.widgets.playground.candidates import COUNT, Candidate, Step, described, name, step
+from minimax_nb.widgets.playground.state import Playground
 
 torch.set_num_threads(1)
 

@@ -11,8 +11,9 @@ from traps import renamed_config
 from minimax_nb import check as module
 from minimax_nb.check import check
 from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.checkpoint.folder import INDEX
 from minimax_nb.config import MARKER, patch_config
-from minimax_nb.folder import INDEX, CheckpointError
+from minimax_nb.errors import CheckpointError
 
 NEW = "model-00004-of-00004.safetensors"
 

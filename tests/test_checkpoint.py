@@ -17,10 +17,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_config import renamed_config
 
-from minimax_nb import checkpoint, progress, staging
-from minimax_nb.checkpoint import patch_checkpoint, permute, unpermute
+from minimax_nb import terminal as progress
+from minimax_nb.checkpoint import convert as checkpoint
+from minimax_nb.checkpoint import patch_checkpoint, staging
+from minimax_nb.checkpoint.convert import permute, unpermute
+from minimax_nb.checkpoint.folder import INDEX
 from minimax_nb.config import MARKER, patch_config
-from minimax_nb.folder import INDEX, CheckpointError
+from minimax_nb.errors import CheckpointError
 
 IDS = torch.randint(128, (1, 40), generator=torch.Generator().manual_seed(1))
 QK = ["model.layers.7.self_attn.q_proj.weight", "model.layers.7.self_attn.k_proj.weight"]
@@ -303,15 +306,15 @@ def test_ctrl_c_leaves_nothing(original, tmp_path, monkeypatch):
 
 STUCK = """
 import sys, time
-from minimax_nb import checkpoint
-checkpoint._sync = lambda file: (print("writing", flush=True), time.sleep(60))
-checkpoint.patch_checkpoint(sys.argv[1], sys.argv[2])
+from minimax_nb.checkpoint import convert
+convert._sync = lambda file: (print("writing", flush=True), time.sleep(60))
+convert.patch_checkpoint(sys.argv[1], sys.argv[2])
 """
 
 
 def test_a_killed_run_leaves_no_dst_and_the_next_one_tidies_up(original, tmp_path):
     dst = tmp_path / "dst"
-    root = Path(checkpoint.__file__).parents[1]
+    root = Path(checkpoint.__file__).parents[2]
     command = [sys.executable, "-c", STUCK, original[0], dst]
     run = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(root)})
     assert run.stdout.readline() == b"writing\n"

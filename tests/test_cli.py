@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from test_checkpoint import snapshot
 from test_config import BAD, bad_config
 
-from minimax_nb import checkpoint, cli, staging
-from minimax_nb.checkpoint import patch_checkpoint
-from minimax_nb.folder import INDEX
+from minimax_nb import cli
+from minimax_nb.checkpoint import convert as checkpoint
+from minimax_nb.checkpoint import patch_checkpoint, staging
+from minimax_nb.checkpoint.folder import INDEX
 
 
 @pytest.fixture(scope="module")

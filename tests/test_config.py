@@ -8,13 +8,13 @@ from originals import original_config
 from minimax_nb.config import (
     FACTORS,
     MARKER,
-    ConfigError,
     patch_config,
     restore_config,
     row_order,
     stock_frequencies,
     verify_frequencies,
 )
+from minimax_nb.errors import ConfigError
 
 
 def renamed_config(**changes) -> dict:

@@ -14,7 +14,7 @@ from minimax_nb.config import FACTORS, patch_config
 from minimax_nb.demo import demo_checkpoint
 from minimax_nb.demo.card import perplexity
 from minimax_nb.widgets import config_explorer
-from minimax_nb.widgets.config_state import CHAT, REPAIRS, REPLY, TEXTS, ConfigExplorer, Measured
+from minimax_nb.widgets.explorers.config import CHAT, REPAIRS, REPLY, TEXTS, ConfigExplorer, Measured
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 CELLS = json.loads((NOTEBOOKS / "02_config_patching.ipynb").read_text(encoding="utf-8"))["cells"]

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from minimax_nb import reference
 from minimax_nb.checkpoint import patch_checkpoint
-from minimax_nb.demo import corpus, evaluate, kitchen, pantry, recall, train
-from minimax_nb.demo.export import export_checkpoint, original_weights
+from minimax_nb.checkpoint.export import export_checkpoint, original_weights
+from minimax_nb.demo import corpus, evaluate, train
+from minimax_nb.demo.corpus import kitchen, pantry, recall
+from minimax_nb.demo.corpus.phrases import phrases, split
 from minimax_nb.demo.model import demo_config, forward, greedy, new_model
-from minimax_nb.demo.phrases import phrases, split
 from minimax_nb.demo.tokenizer import train_tokenizer
 
 

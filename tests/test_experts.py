@@ -14,8 +14,9 @@ from minimax_nb.chat import Chat
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.demo import corpus
 from minimax_nb.loading import load
-from minimax_nb.widgets import expert_view, experts_state
-from minimax_nb.widgets.experts_state import Experts, Record, recorded, routers
+from minimax_nb.widgets import expert_view
+from minimax_nb.widgets.explorers import experts as experts_state
+from minimax_nb.widgets.explorers.experts import Experts, Record, recorded, routers
 from minimax_nb.widgets.hooks import watched
 
 torch.set_num_threads(1)

@@ -14,11 +14,13 @@ import pytest
 import torch
 from nbconvert import HTMLExporter
 
-from minimax_nb.widgets import explorer_view, stepper
-from minimax_nb.widgets.explorer_state import Control, Explorer
-from minimax_nb.widgets.explorer_view import ExplorerView
+from minimax_nb.widgets import stepper
+from minimax_nb.widgets.controls import Control
+from minimax_nb.widgets.explorers import view as explorer_view
+from minimax_nb.widgets.explorers.explorer import Explorer
+from minimax_nb.widgets.explorers.stepper import DIMS, TILE, TILES, TOKENS, Stepper
+from minimax_nb.widgets.explorers.view import ExplorerView
 from minimax_nb.widgets.markup import bar, table
-from minimax_nb.widgets.stepper_state import DIMS, TILE, TILES, TOKENS, Stepper
 
 FOLDER = Path(explorer_view.__file__).parent
 LONG = 60  # s, for waits that end at once unless something is broken
@@ -381,9 +383,9 @@ def test_the_logic_needs_no_widgets(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     for name in ("ipywidgets", "anywidget"):
         monkeypatch.setitem(sys.modules, name, None)
-    importlib.import_module("minimax_nb.widgets.stepper_state")
+    importlib.import_module("minimax_nb.widgets.explorers.stepper")
     with pytest.raises(ImportError, match="anywidget"):
-        importlib.import_module("minimax_nb.widgets.explorer_view")
+        importlib.import_module("minimax_nb.widgets.explorers.view")
 
 
 # The stepper

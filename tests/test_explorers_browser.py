@@ -43,9 +43,11 @@ from pathlib import Path
 
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.demo import demo_checkpoint
-from minimax_nb.widgets import config_explorer, config_state, stepper
-from minimax_nb.widgets.explorer_state import Control, Explorer
-from minimax_nb.widgets.explorer_view import ExplorerView
+from minimax_nb.widgets import config_explorer, stepper
+from minimax_nb.widgets.controls import Control
+from minimax_nb.widgets.explorers import config as config_state
+from minimax_nb.widgets.explorers.explorer import Explorer
+from minimax_nb.widgets.explorers.view import ExplorerView
 
 def held():
     while Path("hold").exists():

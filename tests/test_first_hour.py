@@ -23,9 +23,10 @@ from originals import original_config, original_weights, write_original
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, MiniMaxConfig, MiniMaxForCausalLM
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
-from minimax_nb import checkpoint, cli, demo
+from minimax_nb import cli, demo
 from minimax_nb.cache import repair_cache, stock_cache
 from minimax_nb.chat import Chat
+from minimax_nb.checkpoint import convert as checkpoint
 from minimax_nb.config import patch_config
 from minimax_nb.loading import load
 

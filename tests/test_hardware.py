@@ -14,7 +14,7 @@ import torch.utils.cpp_extension
 
 from minimax_nb import cli, hardware
 from minimax_nb.demo import demo_checkpoint
-from minimax_nb.folder import CheckpointError
+from minimax_nb.errors import CheckpointError
 
 
 def by_name() -> dict[str, hardware.Line]:

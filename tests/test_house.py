@@ -86,8 +86,9 @@ def test_no_file_points_outside_the_repository(work_tree):
 
 
 def test_the_wheel_contains_the_demo():
-    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["minimax_nb.demo"]
-    packed = {path for pattern in patterns for path in DEMO.glob(pattern)}
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]
+    packed = {path for pattern in patterns["minimax_nb.demo"] for path in DEMO.glob(pattern)}
+    packed |= {path for pattern in patterns["minimax_nb.demo.corpus"] for path in (DEMO / "corpus").glob(pattern)}
     assert {DEMO / "checkpoint" / name for name in ("config.json", "model.safetensors.index.json")} <= packed
     files = {path for path in DEMO.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert {path for path in files if path.suffix != ".py"} == packed

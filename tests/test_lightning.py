@@ -11,12 +11,14 @@ from torch import Tensor
 from transformers import MiniMaxConfig, MiniMaxForCausalLM
 from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLightningAttention
 
-from minimax_nb import lightning, reference
+from minimax_nb import reference
 from minimax_nb.cache import repair_cache
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.config import patch_config
 from minimax_nb.demo.model import demo_config, new_model
+from minimax_nb.lightning import layer as layer_module
 from minimax_nb.lightning import lightning_attention, slopes, use_lightning
+from minimax_nb.lightning import operator as lightning
 
 torch.set_num_threads(1)
 
@@ -207,7 +209,7 @@ def test_a_model_takes_a_long_input_in_segments(small, monkeypatch):
     """With pads on the left of one row, so that a segment must take its own part of the mask."""
     lengths, original = [], lightning.lightning_attention
     monkeypatch.setattr(
-        lightning, "lightning_attention", lambda q, *a, **k: lengths.append(q.shape[1]) or original(q, *a, **k)
+        layer_module, "lightning_attention", lambda q, *a, **k: lengths.append(q.shape[1]) or original(q, *a, **k)
     )
     model, mask = loaded(small[0]), torch.ones(2, 150, dtype=torch.long, device=DEVICE)
     mask[0, :70] = 0
@@ -230,7 +232,7 @@ def test_the_module_tree_stays_and_the_decay_buffers_are_freed(small, tmp_path):
     use_lightning(model, "torch")
     want = logits_of(model, ids)
     freed = names - set(model.state_dict())
-    assert {name.rpartition(".")[2] for name in freed} == set(lightning.DECAYS)
+    assert {name.rpartition(".")[2] for name in freed} == set(layer_module.DECAYS)
     assert [name for name, _ in model.named_modules()] == modules
     model.save_pretrained(tmp_path)
     again = loaded(tmp_path)
@@ -244,7 +246,7 @@ def test_the_module_tree_stays_and_the_decay_buffers_are_freed(small, tmp_path):
 def test_under_accelerates_hooks(small, hooks_first, monkeypatch):
     ran, ids = [], row(40)
     original = lightning.lightning_attention
-    monkeypatch.setattr(lightning, "lightning_attention", lambda *a, **k: ran.append(1) or original(*a, **k))
+    monkeypatch.setattr(layer_module, "lightning_attention", lambda *a, **k: ran.append(1) or original(*a, **k))
     plain, model = loaded(small[0]), loaded(small[0])
     use_lightning(plain, "torch")
     want = logits_of(plain, ids)
@@ -312,9 +314,9 @@ def test_more_values_than_32_bits_count(length):
         layer = MiniMaxLightningAttention(config, 0).bfloat16()
         layer.lightning_backend = "fused"
         x, cache, pieces = torch.randn(1, length, config.hidden_size, dtype=torch.bfloat16), MiniMaxCache(), []
-        whole, _ = lightning._forward(layer, x, past_key_values=MiniMaxCache())
+        whole, _ = layer_module._forward(layer, x, cache=MiniMaxCache())
         for piece in x.split(16_384, 1):
-            pieces.append(lightning._forward(layer, piece, past_key_values=cache)[0])
+            pieces.append(layer_module._forward(layer, piece, cache=cache)[0])
         assert relative_error(whole[:, -64:], pieces[-1][:, -64:].double()) < 1e-2
         assert relative_error(whole, torch.cat(pieces, 1).double()) < 1e-2
 

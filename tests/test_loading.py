@@ -19,8 +19,8 @@ from transformers.utils import logging
 from minimax_nb import cli
 from minimax_nb.cache import stock_cache
 from minimax_nb.checkpoint import patch_checkpoint
-from minimax_nb.config import ConfigError
-from minimax_nb.folder import INDEX, CheckpointError
+from minimax_nb.checkpoint.folder import INDEX
+from minimax_nb.errors import CheckpointError, ConfigError
 from minimax_nb.loading import TESTED, _attention, _placement, load
 
 CONFIG = original_config(vocab_size=tiny_tokenizer.VOCABULARY, num_hidden_layers=3, attn_type_list=[0, 1, 0])
@@ -218,7 +218,7 @@ def test_other_versions_say_what_was_tested(converted, monkeypatch, capsys):
     with monkeypatch.context() as patched:
         patched.setattr("minimax_nb.loading.importlib.metadata.version", lambda name: "6.0.0")
         load(converted)
-    assert "transformers 6.0.0 is not the tested 5.23.0" in capsys.readouterr().out
+    assert "transformers 6.0.0 is not the tested 5.24.0" in capsys.readouterr().out
 
 
 def test_tested_version_is_the_pinned_one():

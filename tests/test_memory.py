@@ -10,8 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from minimax_nb.lightning import use_lightning
 from minimax_nb.widgets import head_memory
+from minimax_nb.widgets.explorers.memory import DECAY, MOST, QK, TEXT, HeadMemory, scores
 from minimax_nb.widgets.hooks import watched
-from minimax_nb.widgets.memory_state import DECAY, MOST, QK, TEXT, HeadMemory, scores
 from minimax_nb.widgets.tokens import noted, pieces, tint
 
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ import pytest
 from captions import describe
 from matplotlib.colors import to_rgb
 
-from minimax_nb import plots
+from minimax_nb.plots import basics as plots
 
 ROOT = Path(__file__).parents[1]
 SITES = ("*", "docs/**/*", "notebooks/*", "minimax_nb/**/*")

@@ -7,7 +7,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import pytest
 
-from minimax_nb import plots
+from minimax_nb.plots import basics as plots
 
 HEADS = {"original": [(0, 1.0), (1, 0.1), (0, 1.0), (1, 0.1), (0, 0.0), (1, 0.0)], "still": [(0, 0.5), (0, 0.5)]}
 TRAPS = {"converted": {"error": 6e-7, "perplexity": 1.06}, "alphas of 1": {"error": 0.52, "perplexity": 20.3}}

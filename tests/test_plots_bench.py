@@ -7,7 +7,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import pytest
 
-from minimax_nb import plots_bench
+from minimax_nb.plots import bench as plots_bench
 
 LENGTHS = [1024, 4096, 16384, 131072]
 MS = {"sdpa": [45, 100, 350, 3700], "eager": [47, 115, None, None], "flash_attention_2": [48, 101, 350, 3700]}

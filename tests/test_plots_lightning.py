@@ -9,7 +9,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import pytest
 
-from minimax_nb import plots_lightning as plots
+from minimax_nb.plots import lightning as plots
 
 TOKENS = [[10 ** (layer + head / 2) for head in range(6)] for layer in range(3)]  # half-lives of 3 layers, 6 heads
 SLOPES = {"slow": log(2) / 1000, "never": 0.0}

@@ -10,8 +10,8 @@ from playwright.sync_api import expect, sync_playwright
 from test_browser import FLAGS, SLOW, chromium  # noqa: F401
 
 from minimax_nb.widgets import quiz
-from minimax_nb.widgets.quiz_state import LETTERS, Question, Quiz, read
-from minimax_nb.widgets.quiz_view import QuizView
+from minimax_nb.widgets.explorers.quiz import LETTERS, Question, Quiz, read
+from minimax_nb.widgets.explorers.quiz_view import QuizView
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

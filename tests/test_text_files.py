@@ -7,8 +7,8 @@ import pytest
 from originals import original_config, original_weights, write_original
 
 from minimax_nb.checkpoint import patch_checkpoint
-from minimax_nb.folder import CheckpointError
-from minimax_nb.tokenizer import STRINGS_TO_LISTS, prefix_template
+from minimax_nb.checkpoint.text_files import STRINGS_TO_LISTS, prefix_template
+from minimax_nb.errors import CheckpointError
 
 # The shape of upstream's template: it reads message['content'][0]['text'].
 TEMPLATE = """\

@@ -18,10 +18,12 @@ from nbconvert import HTMLExporter
 
 from minimax_nb.cache import stock_cache
 from minimax_nb.chat import Chat
-from minimax_nb.widgets import playground, playground_view, reply
-from minimax_nb.widgets.playground_code import as_code
-from minimax_nb.widgets.playground_state import Playground
-from minimax_nb.widgets.settings import CONTROLS, check, generation, start
+from minimax_nb.widgets import playground
+from minimax_nb.widgets.playground import reply
+from minimax_nb.widgets.playground import view as playground_view
+from minimax_nb.widgets.playground.code import as_code
+from minimax_nb.widgets.playground.settings import CONTROLS, check, generation, start
+from minimax_nb.widgets.playground.state import Playground
 
 torch.set_num_threads(1)
 
@@ -432,9 +434,9 @@ def test_the_logic_needs_no_widgets(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     for name in ("ipywidgets", "anywidget"):
         monkeypatch.setitem(sys.modules, name, None)
-    importlib.import_module("minimax_nb.widgets.playground_state")
+    importlib.import_module("minimax_nb.widgets.playground.state")
     with pytest.raises(ImportError, match="anywidget"):
-        importlib.import_module("minimax_nb.widgets.playground_view")
+        importlib.import_module("minimax_nb.widgets.playground.view")
 
 
 # The widget
@@ -516,7 +518,7 @@ def test_what_goes_to_the_page_is_json(view):
 
 
 def test_the_page_and_the_widget_use_the_same_names(view):
-    page = (FOLDER / "playground.js").read_text(encoding="utf-8")
+    page = (FOLDER / "playground" / "playground.js").read_text(encoding="utf-8")
     read = set(re.findall(r'model\.get\("(\w+)"\)', page))
     assert len(read) > 5 and read <= set(view.trait_names(sync=True))
     assert set(re.findall(r'\bask\("(\w+)"', page)) == set(playground_view.ACTIONS)
@@ -525,7 +527,7 @@ def test_the_page_and_the_widget_use_the_same_names(view):
 def test_the_wheel_contains_the_page():
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     packed = {path for pattern in patterns["minimax_nb.widgets"] for path in FOLDER.glob(pattern)}
-    assert {path for path in FOLDER.iterdir() if path.is_file() and path.suffix != ".py"} == packed != set()
+    assert {path for path in FOLDER.rglob("*.*") if path.suffix not in (".py", ".pyc")} == packed != set()
 
 
 def test_a_still_picture_says_what_would_be_there(view):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from minimax_nb import cli, room
+from minimax_nb import cli, workshop
 
 ROOT = Path(__file__).parents[1]
 PLAN = (ROOT / "docs" / "workshop.md").read_text(encoding="utf-8")
@@ -104,50 +104,50 @@ def test_this_machine_is_ready(capsys):
 
 
 def test_a_fault_is_counted_and_the_exit_code_says_so(monkeypatch, capsys):
-    lines = [room.Line("python", True, "3.11"), room.Line("demo", False, "says nothing", "mend it")]
-    monkeypatch.setattr(room, "checks", lambda wheels: lines)
+    lines = [workshop.Line("python", True, "3.11"), workshop.Line("demo", False, "says nothing", "mend it")]
+    monkeypatch.setattr(workshop, "checks", lambda wheels: lines)
     assert cli.main(["room"]) == 1
     assert capsys.readouterr().out == f"{lines[0]}\n{lines[1]}\nnot ready: 1 to mend, above\n"
 
 
 def test_the_expected_reply_is_the_one_in_notebook_01():
     cells = json.loads(notebook("01").read_text(encoding="utf-8"))["cells"]
-    (asked,) = [cell for cell in cells if f'send("{room.QUESTION}")' in "".join(cell["source"])]
-    assert "".join(asked["outputs"][0]["text"]).strip() == room.REPLY
+    (asked,) = [cell for cell in cells if f'send("{workshop.QUESTION}")' in "".join(cell["source"])]
+    assert "".join(asked["outputs"][0]["text"]).strip() == workshop.REPLY
 
 
 def test_another_reply_is_a_fault(monkeypatch):
-    monkeypatch.setattr(room, "REPLY", "I am fond of mustard.")
-    line = room._timed("demo", room._demo)
+    monkeypatch.setattr(workshop, "REPLY", "I am fond of mustard.")
+    line = workshop._timed("demo", workshop._demo)
     assert line.ok is False and "fresh lemon juice" in line.found and line.mend
 
 
 def test_a_module_that_does_not_import_is_named(monkeypatch):
-    monkeypatch.setattr(room, "MODULES", "json, no_such_module")
-    line = room._timed("imports", room._imports)
+    monkeypatch.setattr(workshop, "MODULES", "json, no_such_module")
+    line = workshop._timed("imports", workshop._imports)
     assert line.ok is False and "No module named 'no_such_module'" in line.found
 
 
 def test_a_kernel_of_another_python_is_a_fault(monkeypatch):
     monkeypatch.setattr(sys, "prefix", "elsewhere")
-    line = room._timed("kernel", room._kernel)
+    line = workshop._timed("kernel", workshop._kernel)
     assert line.ok is False and "the kernel python3 is that of" in line.found and "ipykernel install" in line.mend
 
 
 def test_a_lab_that_does_not_start_says_why(monkeypatch):
-    monkeypatch.setattr(room, "LAB", (sys.executable, "-c", "raise SystemExit('no such folder')"))
-    line = room._timed("jupyterlab", room._lab)
+    monkeypatch.setattr(workshop, "LAB", (sys.executable, "-c", "raise SystemExit('no such folder')"))
+    line = workshop._timed("jupyterlab", workshop._lab)
     assert line.ok is False and line.found.startswith("no such folder")
 
 
 def test_wheels_are_resolved_without_an_index(monkeypatch, tmp_path):
     wheel(tmp_path, "a", "Requires-Dist: b==1.0")
-    monkeypatch.setattr(room, "PROJECT", "a")
+    monkeypatch.setattr(workshop, "PROJECT", "a")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "elsewhere"))
-    line = room._timed("wheels", lambda: room._wheels(tmp_path))
+    line = workshop._timed("wheels", lambda: workshop._wheels(tmp_path))
     assert line.ok is False and "b==1.0" in line.found and "pip download" in line.mend
     wheel(tmp_path, "b")
-    line = room._timed("wheels", lambda: room._wheels(tmp_path))
+    line = workshop._timed("wheels", lambda: workshop._wheels(tmp_path))
     assert line.ok and line.found.startswith("pip needs no index: 2 packages")
 
 

@@ -18,8 +18,8 @@ import torch
 import typer
 from rich.progress import track
 
-from ..cache import repair_cache, stock_cache
-from ..checkpoint import patch_checkpoint
+from ..cache import CACHE_ARGUMENT, repair_cache, stock_cache
+from ..checkpoint.convert import patch_checkpoint
 from ..config import patch_config
 from . import corpus, demo_checkpoint, evaluate
 from .evaluate import Replies
@@ -76,11 +76,11 @@ def stock_replies(model, tokenizer, batch_size: int = 32, keep_prior: bool = Fal
         starts = [i for i, token in enumerate(ids) if token == tokenizer.bos_token_id]
         cut, cache, reply = starts[-2], None, []  # the last two open the question and the reply
         if cut:
-            cache = model(torch.tensor([ids[:cut]], device=model.device), use_cache=True).past_key_values
+            cache = model(torch.tensor([ids[:cut]], device=model.device), use_cache=True)[CACHE_ARGUMENT]
         step = ids[cut:]
         while len(reply) < settings["max_new_tokens"] and tokenizer.eos_token_id not in reply:
-            out = model(torch.tensor([step], device=model.device), past_key_values=cache, use_cache=True)
-            step, cache = [out.logits[0, -1].argmax().item()], out.past_key_values
+            out = model(torch.tensor([step], device=model.device), **{CACHE_ARGUMENT: cache}, use_cache=True)
+            step, cache = [out.logits[0, -1].argmax().item()], out[CACHE_ARGUMENT]
             reply += step
         return reply
 

@@ -14,9 +14,10 @@ from functools import cache
 from itertools import islice
 from random import Random
 
-from . import corpus, kitchen, pantry
-from .kitchen import Turn
-from .recall import MAKERS
+from . import corpus
+from .corpus import kitchen, pantry
+from .corpus.kitchen import Turn
+from .corpus.recall import MAKERS
 
 Replies = Callable[[list[list[int]]], list[list[int]]]
 DISTANCES = (125, 250, 500, 750, 1000)  # tokens; a case counts for the first that is not below its distance

@@ -10,62 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import patch_config
-from ..lightning import decays
+from ..lightning.operator import decays
+from ..original import original_config
 
 BLOCK = 128  # tokens per block of lightning attention; lengths are padded up to a multiple
+# rope_theta: the real base, 1e7, is chosen for a million tokens, this one for a thousand.
+SIZES = {"num_hidden_layers": 8, "hidden_size": 128, "intermediate_size": 176, "num_local_experts": 4}
+SIZES |= {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32, "rotary_dim": 16}
+SIZES |= {"rope_theta": 10000, "max_position_embeddings": 8192}
 
 
 def demo_config(vocab_size: int, **changes) -> dict:
-    """The original-format config.json of the demo model: one hybrid period, as MiniMax-Text-01 but for the sizes.
-
-    rope_theta is 1e4, not 1e7: the real base is chosen for a million tokens, this one for a thousand.
-    """
-    layers = changes.get("num_hidden_layers", 8)
-    alpha = (2 * layers) ** 0.25  # arXiv 2501.08313, section 2.2: DeepNorm's alpha
-    config = {
-        "architectures": ["MiniMaxText01ForCausalLM"],
-        "attention_dropout": 0.0,
-        "attn_type_list": [1 if layer % 8 == 7 else 0 for layer in range(layers)],
-        "auto_map": {
-            "AutoConfig": "configuration_minimax_text_01.MiniMaxText01Config",
-            "AutoModelForCausalLM": "modeling_minimax_text_01.MiniMaxText01ForCausalLM",
-        },
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "head_dim": 32,
-        "hidden_act": "silu",
-        "hidden_size": 128,
-        "initializer_range": 0.02,
-        "intermediate_size": 176,
-        "layernorm_full_attention_alpha": alpha,
-        "layernorm_full_attention_beta": 1.0,
-        "layernorm_linear_attention_alpha": alpha,
-        "layernorm_linear_attention_beta": 1.0,
-        "layernorm_mlp_alpha": alpha,
-        "layernorm_mlp_beta": 1.0,
-        "max_position_embeddings": 8192,
-        "model_type": "minimax_text_01",
-        "num_attention_heads": 8,
-        "num_experts_per_tok": 2,
-        "num_hidden_layers": layers,
-        "num_key_value_heads": 2,
-        "num_local_experts": 4,
-        "output_router_logits": False,
-        "postnorm": True,
-        "rms_norm_eps": 1e-05,
-        "rope_theta": 10000,
-        "rotary_dim": 16,
-        "router_aux_loss_coef": 0.001,
-        "router_jitter_noise": 0.0,
-        "shared_intermediate_size": 0,
-        "shared_moe_mode": "sigmoid",
-        "sliding_window": None,
-        "tie_word_embeddings": False,
-        "transformers_version": "4.45.2",
-        "use_cache": True,
-        "vocab_size": vocab_size,
-    }
-    return config | changes
+    """The original-format config.json of the demo model: one hybrid period, as MiniMax-Text-01 but for the sizes."""
+    return original_config(**SIZES | {"vocab_size": vocab_size} | changes)
 
 
 def new_model(config: dict, seed: int = 0):

@@ -20,10 +20,10 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from ..checkpoint.export import export_checkpoint
 from . import corpus
-from .export import export_checkpoint
+from .corpus.phrases import phrases
 from .model import demo_config, forward, new_model
-from .phrases import phrases
 from .tokenizer import BOS, EOS, train_tokenizer
 
 

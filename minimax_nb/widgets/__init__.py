@@ -1,82 +1,13 @@
-"""The explorers of the notebooks: one function each, which returns a widget.
+"""The widgets of the notebooks: one function each, which returns a widget.
 
     from minimax_nb.widgets import playground
 
     playground(model, tokenizer)
 
-The logic of each is `<name>_state.py`, tested without a browser and without ipywidgets. `explorer_view.py` copies that
-state into an anywidget, and passes on what the page asks for; `explorer.js` and `.css` draw it in the page. All share
-these three but the playground, which has files of its own; `page.*` is what every widget begins with. Functions here
-import late, so that the logic can be had without the widgets.
+`playground/` and `explorers/` hold them; the files beside those two are what they share.
 """
 
+from .explorers import config_explorer, expert_view, head_memory, quiz, stepper
+from .playground import playground  # the function takes the place of the package of this name, which stays importable
 
-def playground(model, tokenizer, system: str | None = None):
-    """A chat with `model` whose replies stream into the page, and the sampling settings beside it.
-
-    `system` is the system prompt at the start and after a reset. Replies are written by a thread, so other cells can
-    run meanwhile. The widget's `.playground` does the same from code: `.send(text)`, `.wait()`, `.messages`, and
-    `.look(3)`, `.candidates` for what else a token could have been. ValueError if the tokenizer has no chat template.
-    """
-    from .playground_state import Playground
-    from .playground_view import PlaygroundView
-
-    return PlaygroundView(Playground(model, tokenizer, system))
-
-
-def head_memory(tokenizer, model=None):
-    """Which tokens of a text still count for its last one, by layer and head: tinted, and in figures.
-
-    Without a model the heads are those of MiniMax-Text-01, by formula; with a native one they are its own, and q and k
-    of the text can be looked at too. ValueError for a model without lightning layers.
-    """
-    from .memory_state import HeadMemory
-
-    return _explorer(HeadMemory(tokenizer, model))
-
-
-def expert_view(model, tokenizer):
-    """Which experts each token of a message and of the model's reply went to, by layer, and how even their use is.
-
-    ValueError for a model without routers.
-    """
-    from .experts_state import Experts
-
-    return _explorer(Experts(model, tokenizer))
-
-
-def stepper():
-    """Softmax attention computed tile by tile, a step at a time: what is held, what is gone, and that it is exact."""
-    from .stepper_state import Stepper
-
-    return _explorer(Stepper())
-
-
-def quiz(number: str):
-    """The questions on notebook `number`, from quiz.toml beside it; what is chosen is explained at once.
-
-    FileNotFoundError if that file is not in the folder in which this runs, KeyError if it does not know the notebook.
-    """
-    from pathlib import Path
-
-    from .quiz_state import Quiz, read
-    from .quiz_view import QuizView
-
-    return QuizView(Quiz(number, read(number, Path("quiz.toml"))))
-
-
-def config_explorer(source, folder):
-    """Repairs of a conversion as switches: what a half-converted config says, and what the model then computes.
-
-    `source` is an original folder, `folder` what `patch_checkpoint` made of it. For small models: each is held in
-    memory. The widget's `.explorer` does the same from code: `.set(name, on)`, `.start()`, `.wait()`, `.measured`.
-    """
-    from .config_state import ConfigExplorer
-
-    return _explorer(ConfigExplorer(source, folder))
-
-
-def _explorer(state):
-    from .explorer_view import ExplorerView
-
-    return ExplorerView(state)
+__all__ = ["config_explorer", "expert_view", "head_memory", "playground", "quiz", "stepper"]

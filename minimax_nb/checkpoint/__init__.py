@@ -1,0 +1,11 @@
+"""Checkpoint folders on disk: read without loading, converted, written all or nothing, and exported again."""
+
+from ..lazy import names_from
+
+__getattr__, __dir__, __all__ = names_from(
+    __name__,
+    convert="patch_checkpoint plan_conversion describe is_finished permute unpermute shard_names",
+    folder="INDEX expected_shapes qk_names value_count read_config read_headers merge check_tensors",
+    text_files="convert_tokenizer prefix_template",
+    export="export_checkpoint original_weights",
+)

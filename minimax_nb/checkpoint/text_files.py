@@ -1,0 +1,118 @@
+"""The small text files beside the weights: tokenizer, chat template, generation defaults.
+
+The original has no pad token and no eos id in its configs, and its template reads `message['content'][0]['text']`, so
+batches, `generate` and plain-string messages each fail. `convert_tokenizer` returns the files of the converted folder
+as a dict from name to bytes; it writes nothing and copies no code.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from ..errors import CheckpointError
+from .folder import read_json
+
+COPIED = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+END = "<end_of_sentence>"
+
+# Put before the template. The empty expression at the end keeps jinja from eating a newline that the template starts
+# with; `{%-` alone would.
+STRINGS_TO_LISTS = """\
+{#- String contents become [{"type": "text", "text": ...}], which the template below expects. -#}
+{%- set listed = namespace(messages=[]) -%}
+{%- for message in messages -%}
+    {%- if message.content is string -%}
+        {%- set message = dict(message, content=[{"type": "text", "text": message.content}]) -%}
+    {%- endif -%}
+    {%- set listed.messages = listed.messages + [message] -%}
+{%- endfor -%}
+{%- set messages = listed.messages -%}
+{{- "" }}"""
+
+
+def convert_tokenizer(src: Path, config: dict) -> dict[str, bytes]:
+    """File name -> contents. Without a tokenizer in `src`, only generation_config.json, from the ids in `config`."""
+    try:
+        return _convert(src, config)
+    except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{src}: the tokenizer files are not as expected ({error!r}): download them again"
+        ) from None
+
+
+def _convert(src: Path, config: dict) -> dict[str, bytes]:
+    files = {name: (src / name).read_bytes() for name in COPIED if (src / name).is_file()}
+    vocabulary = any(name in files for name in ("tokenizer.json", "tokenizer.model", "vocab.json"))
+    ids = {key: config[key] for key in ("eos_token_id", "pad_token_id") if config.get(key) is not None}
+    if vocabulary:
+        special = _optional(src / "special_tokens_map.json")
+        settings = _optional(src / "tokenizer_config.json")
+        eos = _text(settings.get("eos_token") or special.get("eos_token")) or END
+        pad = _text(settings.get("pad_token") or special.get("pad_token")) or eos
+        for key, token in (("eos_token_id", eos), ("pad_token_id", pad)):
+            ids[key] = _token_id(src, settings, token, config["vocab_size"])
+        settings |= {"eos_token": eos, "pad_token": pad, "padding_side": "left"}
+        settings.pop("auto_map", None)
+        if "chat_template" in settings:
+            settings["chat_template"] = _prefix_setting(settings["chat_template"])
+        files["tokenizer_config.json"] = to_json(settings)
+        if special:
+            files["special_tokens_map.json"] = to_json(special | {"pad_token": pad})
+        if (src / "chat_template.jinja").is_file():
+            template = (src / "chat_template.jinja").read_bytes().decode("utf-8")
+            files["chat_template.jinja"] = prefix_template(template).encode()
+    generation = _optional(src / "generation_config.json")
+    if generation or ids:
+        own = {key: value for key, value in generation.items() if value is not None}
+        files["generation_config.json"] = to_json({"_from_model_config": False} | ids | own)
+    return files
+
+
+def prefix_template(template: str) -> str:
+    """The template behind a few lines that turn string contents into lists; as it is, if it never reads such lists."""
+    reads_lists = re.search(r"""\[\s*['"]text['"]\s*\]|\.text\b|\.get\(\s*['"]text['"]""", template)
+    return STRINGS_TO_LISTS + template if reads_lists else template
+
+
+def to_json(value: dict) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _prefix_setting(setting):
+    if isinstance(setting, str):
+        return prefix_template(setting)
+    if isinstance(setting, list):  # several named templates
+        return [entry | {"template": prefix_template(entry["template"])} for entry in setting]
+    return setting
+
+
+def _token_id(src: Path, settings: dict, token: str, vocab_size: int) -> int:
+    """The id of a token, from whichever file lists it."""
+    tokenizer = _optional(src / "tokenizer.json")
+    ids = {entry["content"]: int(at) for at, entry in settings.get("added_tokens_decoder", {}).items()}
+    ids |= _optional(src / "vocab.json") | _optional(src / "added_tokens.json")
+    vocabulary = tokenizer.get("model", {}).get("vocab")
+    ids |= vocabulary if isinstance(vocabulary, dict) else {}
+    ids |= {entry["content"]: entry["id"] for entry in tokenizer.get("added_tokens", [])}
+    if token not in ids:
+        raise CheckpointError(f"{src}: no tokenizer file gives an id for {token}: correct eos_token or pad_token")
+    if ids[token] >= vocab_size:
+        raise CheckpointError(
+            f"{src}: the tokenizer gives {token} id {ids[token]}, vocab_size is {vocab_size}: not a pair"
+        )
+    return ids[token]
+
+
+def _optional(path: Path) -> dict:
+    return read_json(path) if path.is_file() else {}
+
+
+def _text(token) -> str | None:
+    return token.get("content") if isinstance(token, dict) else token

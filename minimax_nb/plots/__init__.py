@@ -1,0 +1,7 @@
+"""The figures of the notebooks. Those of benchmarks are in `plots.bench`, those of lightning in `plots.lightning`."""
+
+from ..lazy import names_from
+
+__getattr__, __dir__, __all__ = names_from(
+    __name__, basics="memory rotation parity traps recall next_token tokens STYLES"
+)

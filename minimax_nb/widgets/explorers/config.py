@@ -1,0 +1,218 @@
+"""Half-converted configs: each repair of a conversion is a switch, and what any choice of them computes is measured.
+
+    explorer = ConfigExplorer(source, folder)    # an original folder, and the one that patch_checkpoint made of it
+    explorer.set("rows", True)
+    explorer.start()
+    explorer.wait()
+    print(explorer.words())
+
+On is as `patch_checkpoint` does it. Off is as it is left by someone who did not know: the original's own keys, which
+Transformers does not read. At the start both halves of the rotation are off, as after renaming every key by hand.
+Models are stock Transformers', made in memory; nothing is written. For models that fit there: the demo.
+"""
+
+import threading
+from collections.abc import Iterator
+from functools import cached_property
+from html import escape
+from math import exp
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, MiniMaxConfig, MiniMaxForCausalLM
+
+from ... import reference
+from ...checkpoint.folder import read_json
+from ...config import MARKER, patch_config
+from ...demo.card import surprises
+from ...diff import NAMES, differences, shown
+from ...terminal import quiet_transformers
+from ..controls import Control
+from ..markup import table
+from .explorer import Explorer
+
+TEXTS = 4  # held-out conversations for the perplexity
+LONGEST = 40  # tokens of a reply
+CHAT = "My order number is 845921.", "Good, I will remember that.", "What is my order number?"
+REPLY = "Your order number is 845921."
+ROWS, END = "rows of q_proj and k_proj", "generation_config.json, eos_token_id"  # what is not in the config
+DIFF = "converted folder", "these switches", "Transformers takes"
+SAME = "Nothing differs: this is the converted folder."
+FOUND = "repairs", "logits off by", "perplexity", f"reply to: {CHAT[-1]}"
+_LOADING = threading.Lock()  # it sets what the whole process shares: how much Transformers says, the random numbers
+
+
+class Repair(NamedTuple):
+    """`keys` of the converted config are the original's again without it; `lack` says what that does."""
+
+    label: str
+    keys: tuple[str, ...]
+    lack: str
+
+
+def _factors(kind: str, layers: str) -> Repair:
+    keys = f"{kind}_alpha_factor", f"{kind}_beta_factor"
+    return Repair(f"{kind} factors", keys, f"The {layers} add to a stream that is not scaled as in training.")
+
+
+REPAIRS = {
+    "layer_types": Repair(
+        "layer_types", ("layer_types",), "The kinds of layers alternate. One of the wrong kind finds no weights."
+    ),
+    "full_attn": _factors("full_attn", "softmax layers"),
+    "linear_attn": _factors("linear_attn", "lightning layers"),
+    "mlp": _factors("mlp", "experts"),
+    "rope_parameters": Repair(
+        "rope_parameters", ("rope_parameters",), "All dims of a head turn, and at other speeds: full RoPE."
+    ),
+    "rows": Repair("rows of q and k", (), "Dims that turn together do not lie where Transformers looks for them."),
+    "eos": Repair("eos_token_id", (), "Nothing says where a reply ends."),
+}
+
+
+class Measured(NamedTuple):
+    """Relative error of the logits, perplexity of the held-out texts, reply to the last question of CHAT."""
+
+    error: float
+    perplexity: float
+    reply: str
+
+    def shown(self) -> list[str]:
+        off = f"{self.error:.0%}" if self.error > 1e-5 else "< 0.001%"
+        return [off, f"{self.perplexity:.3g}", self.reply]
+
+
+class ConfigExplorer(Explorer):
+    """`measured` holds what was found, by the tuple of the repairs that were off."""
+
+    title = "Half-converted configs"
+    action = "Measure"
+    hint = (
+        f"On is right. Measure takes some seconds: logits against float64, perplexity of {TEXTS} texts, a reply. "
+        "Escape stops it. Other cells can run meanwhile."
+    )
+    controls = tuple(
+        Control(name, repair.label, name not in ("rope_parameters", "rows")) for name, repair in REPAIRS.items()
+    )
+
+    def __init__(self, source: Path, folder: Path):
+        self._source, self._folder = Path(source), Path(folder)
+        self._original = read_json(self._source / "config.json")
+        self._native = {key: value for key, value in patch_config(self._original).items() if key != MARKER}
+        self._end = read_json(self._folder / "generation_config.json")["eos_token_id"]
+        super().__init__()
+
+    def forget(self) -> None:
+        self.measured: dict[tuple[str, ...], Measured] = {}
+
+    def off(self) -> tuple[str, ...]:
+        """The repairs that are switched off."""
+        values = self.values
+        return tuple(name for name in REPAIRS if not values[name])
+
+    def config(self, off: tuple[str, ...]) -> dict:
+        """The converted config with the original's keys for the repairs that are off."""
+        gone = {key for name in off for key in REPAIRS[name].keys}
+        left = {key: value for key, value in self._original.items() if NAMES.get(key) in gone}
+        return {key: value for key, value in self._native.items() if key not in gone} | left
+
+    def model(self, off: tuple[str, ...]) -> MiniMaxForCausalLM:
+        """What stock Transformers makes of it. Weights that are not found are random, the same each time."""
+        config = MiniMaxConfig(**self.config(off))
+        with _LOADING, quiet_transformers(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = MiniMaxForCausalLM.from_pretrained(self._source if "rows" in off else self._folder, config=config)
+        model.generation_config.eos_token_id = None if "eos" in off else self._end
+        model.generation_config.pad_token_id = self._tokenizer.eos_token_id
+        return model
+
+    def run(self) -> Iterator:
+        known, chosen = self.measured, self.off()
+        for off in dict.fromkeys([(), chosen]):  # the right one first, to compare with
+            if off not in known:
+                for news in self._measure(off):
+                    yield f"{_named(off)}: {news}" if isinstance(news, str) else (off, news)
+
+    def keep(self, found) -> None:
+        off, measured = found
+        self.measured = self.measured | {off: measured}
+
+    def _measure(self, off: tuple[str, ...]) -> Iterator:
+        yield "reading the weights"
+        model = self.model(off)
+        yield "logits, against a float64 computation that takes a while at first"
+        error = self._error(model)
+        total = count = 0
+        for at, (surprise, tokens) in enumerate(surprises(model, self._tokenizer, TEXTS), 1):
+            yield f"perplexity, {at} of {TEXTS} texts"
+            total, count = total + surprise, count + tokens
+        yield "a reply"
+        yield Measured(error, exp(total / count), self._reply(model))
+
+    @torch.inference_mode()
+    def _error(self, model) -> float:
+        ids, truth = self._yardstick
+        return ((model(torch.tensor([ids])).logits[0].double() - truth).norm() / truth.norm()).item()
+
+    def _reply(self, model) -> str:
+        inputs = self._tokenizer(self._prompt(*CHAT), return_tensors="pt")
+        row = model.generate(**inputs, max_new_tokens=LONGEST, do_sample=False)[0, inputs.input_ids.shape[1] :]
+        return self._tokenizer.decode(row, skip_special_tokens=True)
+
+    def _prompt(self, *turns: str) -> str:
+        messages = [{"role": ("user", "assistant")[at % 2], "content": turn} for at, turn in enumerate(turns)]
+        return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=len(turns) % 2 == 1)
+
+    @cached_property
+    def _tokenizer(self):
+        return AutoTokenizer.from_pretrained(self._folder)
+
+    @cached_property
+    def _yardstick(self) -> tuple[list[int], torch.Tensor]:
+        """The ids of a conversation, and their logits from the definition."""
+        ids, weights = self._tokenizer(self._prompt(*CHAT, REPLY)).input_ids, {}
+        for file in sorted(self._source.glob("*.safetensors")):
+            weights |= load_file(file)
+        return ids, reference.forward(self._original, weights, ids)
+
+    def told(self) -> str:
+        off = self.off()
+        return f"{_named(off)}: " + ("measured" if off in self.measured else "not measured yet")
+
+    def draw(self) -> str:
+        diff, found = self._diff(self.off()), self._found()
+        lacks = "".join(f"<li>{escape(line)}</li>" for line in _lacks(self.off()))
+        return (table(DIFF, diff, "What differs", words=True) + f"<ul>{lacks}</ul>" if diff else f"<p>{SAME}</p>") + (
+            table(FOUND, found, "Measured so far", words=True) if found else "<p>Nothing is measured yet.</p>"
+        )
+
+    def words(self) -> str:
+        tables = [[head, *rows] for head, rows in ((DIFF, self._diff(self.off())), (FOUND, self._found())) if rows]
+        return "\n".join([*_lacks(self.off()), *(" | ".join(row).replace("\n", " ") for row in sum(tables, []))])
+
+    def _found(self) -> list[list[str]]:
+        return [[_named(off), *measured.shown()] for off, measured in self.measured.items()]
+
+    def _diff(self, off: tuple[str, ...]) -> list[list[str]]:
+        """A row for each difference: what the converted folder says, what is there here, what Transformers takes."""
+        here, right = self.config(off), {ROWS: "in Transformers' order", END: self._end}
+        left = {ROWS: "as in the original" if "rows" in off else right[ROWS], END: None if "eos" in off else self._end}
+        taken = MiniMaxConfig(**here).to_dict() | left
+        rows = differences(here | left, self._native | right)
+        return [[shown(row.after), shown(row.before), *(_taken(taken[key]) for key in row.after)] for row in rows]
+
+
+def _named(off: tuple[str, ...]) -> str:
+    return "without " + ", ".join(REPAIRS[name].label for name in off) if off else "all on"
+
+
+def _lacks(off: tuple[str, ...]) -> list[str]:
+    return [f"{REPAIRS[name].label}: {REPAIRS[name].lack}" for name in off]
+
+
+def _taken(value) -> str:
+    if isinstance(value, list):
+        return ", ".join(kind.removesuffix("_attention") for kind in value)
+    return shown(value) if isinstance(value, dict) else shown({"": value}).removeprefix(": ")

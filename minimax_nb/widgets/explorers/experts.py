@@ -1,0 +1,172 @@
+"""Which experts wrote a reply: the router's choices for each token of a message and its reply, and how even they are.
+
+    experts = Experts(model, tokenizer)
+    experts.start()
+    experts.wait()
+    print(experts.words())
+
+For each token a layer's router takes the few experts with the largest scores, and weighs what they compute; the weights
+add up to 1. The reply is greedy, in a conversation of its own. Its last token was written but never read, so no router
+has seen it. Other threads may use the model meanwhile: only this one's tokens are recorded.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from html import escape
+
+from transformers.models.minimax.modeling_minimax import MiniMaxTopKRouter
+
+from ...chat import Chat
+from ..controls import Control
+from ..hooks import watched
+from ..markup import bar
+from ..tokens import noted, percent, pieces, read_out
+from .explorer import Explorer
+
+LONGEST = 200  # tokens of a reply
+MOST = 500  # tokens that are drawn, the last ones
+
+Choice = list[tuple[int, float]]  # of one token in one layer: experts and their weights, the largest first
+
+
+class Record:
+    """Token ids in the order in which the model read them, and for each layer the choice for each of them."""
+
+    def __init__(self, layers: int):
+        self.ids: list[int] = []
+        self.layers: list[list[Choice]] = [[] for _ in range(layers)]
+
+    def whole(self) -> int:
+        """How many tokens have gone through all layers; an error may have struck between two."""
+        return min(len(self.ids), *map(len, self.layers))
+
+
+class Experts(Explorer):
+    title = "Which experts wrote it"
+    action = "Reply"
+    hint = "Under each token: its experts and their weights; the colour is that of the first. Escape stops a reply."
+
+    def __init__(self, model, tokenizer, message: str = "How do I make mayonnaise?"):
+        self._model, self._tokenizer, self._routers = model, tokenizer, routers(model)
+        layers = len(self._routers)
+        self.experts, self.top_k = self._routers[0].num_experts, self._routers[0].top_k
+        self.controls = (
+            Control("message", "Message", message),
+            Control("layer", "Layer", layers // 2, low=0, high=layers - 1),
+        )
+        super().__init__()
+
+    def forget(self) -> None:
+        self.record = Record(len(self._routers))
+
+    def told(self) -> str:
+        return self._sentences()[0].partition(", expert")[0] if self.record.whole() else super().told()
+
+    def run(self) -> Iterator:
+        chat, message, record = Chat(self._model, self._tokenizer), self.values["message"], Record(len(self._routers))
+        reply = chat.stream(message, do_sample=False, max_new_tokens=LONGEST)
+        with recorded(self._model, record):
+            for count, _ in enumerate(reply):
+                if count == 0:
+                    yield record  # it grows: what is drawn later has the rest
+                yield f"writing: {record.whole()} tokens read"
+
+    def keep(self, found: Record) -> None:
+        self.record = found
+
+    def chosen(self, layer: int | None = None) -> list[int]:
+        """For how many tokens each expert was chosen, in a layer or in all."""
+        layers = self.record.layers if layer is None else [self.record.layers[layer]]
+        whole = self.record.whole()
+        count = Counter(expert for choices in layers for choice in choices[:whole] for expert, _ in choice)
+        return [count[expert] for expert in range(self.experts)]
+
+    def draw(self) -> str:
+        if not self.record.whole():
+            return f"<p>{escape(self.words())}</p>"
+        tokens, choices = self._shown()
+        colours = [f"hsla({360 * choice[0][0] // self.experts},70%,50%,0.3)" for choice in choices]
+        told = "".join(f"<p>{escape(line)}</p>" for line in self._sentences())
+        return told + self._balance() + noted(tokens, list(map(_note, choices)), colours)
+
+    def words(self) -> str:
+        if not self.record.whole():
+            return f"Nothing was read yet. In each layer a token goes through {self.top_k} of {self.experts} experts."
+        tokens, choices = self._shown()
+        return "\n".join([*self._sentences(), read_out(tokens, list(map(_note, choices)))])
+
+    def _shown(self) -> tuple[list[str], list[Choice]]:
+        """The tokens, and the chosen layer's choices."""
+        part = slice(max(self.record.whole() - MOST, 0), self.record.whole())
+        return pieces(self._tokenizer, self.record.ids[part]), self.record.layers[self.values["layer"]][part]
+
+    def _sentences(self) -> list[str]:
+        layer, layers, whole = self.values["layer"], len(self._routers), self.record.whole()
+        even = percent(self.top_k / self.experts)
+        cut = f" Of {whole:,} tokens the last {MOST} are shown." if whole > MOST else ""
+        return [
+            _extremes(f"Layer {layer}", self.chosen(layer), whole),
+            _extremes(f"All {layers} layers", self.chosen(), whole * layers),
+            f"Each token takes {self.top_k} of {self.experts} experts, so {even} each would be even.{cut}",
+        ]
+
+    def _balance(self) -> str:
+        """A row an expert: bar, count and share in the chosen layer and in all."""
+        layer, whole = self.values["layer"], self.record.whole()
+        sides = [(self.chosen(layer), whole), (self.chosen(), whole * len(self._routers))]
+        heads = (f"layer {layer}", f"all {len(self._routers)} layers")
+        top = "".join(f'<th scope="col" colspan="2">{head}</th>' for head in heads)
+        rows = [(f"expert {each}", [(counts[each], total) for counts, total in sides]) for each in range(self.experts)]
+        rows.append(("even", [(total * self.top_k / self.experts, total) for _, total in sides]))
+        most = max(count / total for _, cells in rows for count, total in cells)
+        body = "".join(_row(*row, most) for row in rows)
+        head = f"<thead><tr><td></td>{top}</tr></thead>"
+        return f"<table>{head}<tbody>{body}</tbody></table>"
+
+
+def routers(model) -> list[MiniMaxTopKRouter]:
+    """One a layer, in order. ValueError for a model without."""
+    found = [module for module in model.modules() if isinstance(module, MiniMaxTopKRouter)]
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no routers: load a converted MiniMax folder")
+    return found
+
+
+def recorded(model, record: Record) -> AbstractContextManager:
+    """Within it, what this thread runs through `model`, one row at a time, is added to `record`."""
+
+    def read(inputs, _) -> None:
+        record.ids += inputs[0].flatten().tolist()
+
+    def choose(layer: list[Choice], _, output) -> None:
+        _, weights, experts = output  # (tokens, top_k) each
+        rows = zip(experts.tolist(), weights.tolist(), strict=True)
+        layer += [list(zip(*row, strict=True)) for row in rows]
+
+    choosing = {router: partial(choose, layer) for router, layer in zip(routers(model), record.layers, strict=True)}
+    return watched({model.get_input_embeddings(): read} | choosing)
+
+
+def _extremes(where: str, counts: list[int], total: int) -> str:
+    least, most = min(counts), max(counts)
+    if least == most:
+        return f"{where}: all experts alike, {most} of {total:,} times."
+    first, last = counts.index(most), counts.index(least)
+    times = f"{most:,} of {total:,} times ({percent(most / total)})"
+    return f"{where}: expert {first} most, {times}, expert {last} least, {least:,} ({percent(least / total)})."
+
+
+def _row(name: str, cells: list[tuple[float, int]], most: float) -> str:
+    """Of each count and its total the bar, `most` at full width, and the figures."""
+    shares = [(count, count / total) for count, total in cells]
+    shown = "".join(
+        f'<td style="text-align:left">{bar(share / most, 8)}</td><td>{count:,.0f} ({percent(share)})</td>'
+        for count, share in shares
+    )
+    return f'<tr><th scope="row">{name}</th>{shown}</tr>'
+
+
+def _note(choice: Choice) -> str:
+    return ", ".join(f"{expert}: {percent(weight)}" for expert, weight in choice)

@@ -1,0 +1,171 @@
+"""What of a text still counts for its last token, in one head: by the decay alone, or with a model's q and k.
+
+    memory = HeadMemory(tokenizer)              # the 80 layers and 64 heads of MiniMax-Text-01: a formula, no weights
+    memory = HeadMemory(tokenizer, model)       # those of a native model, and q and k of the text
+    memory.set("layer", 65)
+    print(memory.words())
+
+A token at a distance of n tokens has exp(-slope n) of its weight left. With q and k the weight of token s for the last
+one, t, is (q_t k_s) exp(-slope (t - s)): what multiplies v_s in the head's output, before the layer's norm. The norm
+takes the scale away, so weights are shown as shares of the largest. Knows nothing of softmax layers but where they are.
+"""
+
+from functools import partial
+from html import escape
+from math import log
+
+import torch
+from torch import Tensor, nn
+
+from ...lightning.operator import slopes
+from ..controls import Control
+from ..hooks import watched
+from ..tokens import noted, percent, pieces, read_out, tint, visible
+from .explorer import Explorer
+
+TEXT = (
+    "My name is Zelda. My favourite condiment is mustard, and I put it on eggs, on bread and into every soup. "
+    "Last week I had none left, so I made mayonnaise instead. It was good, but it was not the same. "
+    "What is my favourite condiment? Your favourite condiment is"
+)
+MOST = 500  # tokens; of a longer text the last ones are taken
+LEFT = 0.01  # what has less than this share is forgotten
+DECAY, QK = "decay alone", "decay times q k"
+
+
+class HeadMemory(Explorer):
+    hint = (
+        "Under each token: what is left of it for the last token of the text. Arrow keys move the sliders; "
+        "Enter in the text field takes a new text."
+    )
+
+    def __init__(self, tokenizer, model=None):
+        self._tokenizer, self._model, self._scores = tokenizer, model, ([], {})
+        layers, heads, lightning = _sizes(model)
+        self.title = f"What a head of {'this model' if model else 'MiniMax-Text-01'} remembers"
+        self._slopes = {layer: slopes(heads, layer, layers) for layer in lightning}
+        self.controls = (
+            Control("layer", "Layer", layers // 4, low=0, high=layers - 1),
+            Control("head", "Head", heads * 2 // 5, low=0, high=heads - 1),
+            *([Control("weight", "Weight", DECAY, options=(DECAY, QK))] if model else []),
+            Control("text", "Text", TEXT),
+        )
+        super().__init__()
+
+    @property
+    def slope(self) -> float | None:
+        """Decay rate per token of the chosen head; None in a softmax layer."""
+        layer = self._slopes.get(self.values["layer"])
+        return None if layer is None else layer[self.values["head"]].item()
+
+    @property
+    def _qk(self) -> bool:
+        return self.values.get("weight") == QK
+
+    @property
+    def _mark(self) -> str:
+        return "small" if self._qk else "gone"
+
+    def ids(self) -> list[int]:
+        return self._tokenizer(self.values["text"], add_special_tokens=False).input_ids[-MOST:]
+
+    def shares(self, ids: list[int]) -> list[float]:
+        """What is left of each token, the last one last; with q and k as a share of the largest, with its sign."""
+        left = torch.exp(-self.slope * torch.arange(len(ids) - 1, -1, -1, dtype=torch.float64))
+        if self._qk:
+            if self._scores[0] != ids:
+                self._scores = ids, scores(self._model, ids)
+            left = left * self._scores[1][self.values["layer"]][self.values["head"]]
+            left = left / left.abs().max().clamp(min=1e-30)
+        return left.tolist()
+
+    def told(self) -> str:
+        return self._found()[0].partition(". ")[0].rstrip(".")
+
+    def draw(self) -> str:
+        told, tokens, shares = self._found()
+        shown = noted(tokens, self._notes(shares), [tint(share or 0) for share in shares]) if tokens else ""
+        return f"<p>{escape(self._head())}</p>{shown}<p>{escape(told)}</p>"
+
+    def words(self) -> str:
+        told, tokens, shares = self._found()
+        return "\n".join([self._head(), read_out(tokens, self._notes(shares)), told])
+
+    def _found(self) -> tuple[str, list[str], list[float | None]]:
+        """What there is to say, the tokens, and their shares: None each in a softmax layer."""
+        ids = self.ids()
+        tokens, shares = pieces(self._tokenizer, ids), [None] * len(ids)
+        if not ids:
+            return "There is no text: type a sentence.", [], []
+        if self.slope is None:
+            told = f"All {len(ids)} tokens are there."
+        else:
+            shares = self.shares(ids)
+            told = (self._strongest(tokens, shares) if self._qk else self._reach(len(ids))) + self._below(shares)
+        cut = f" Longer texts are cut to their last {MOST} tokens." if len(ids) == MOST else ""
+        return told + cut, tokens, shares
+
+    def _head(self) -> str:
+        name = f"Layer {self.values['layer']}, head {self.values['head']}"
+        if self.slope is None:
+            return (
+                f"{name}: a softmax layer, without decay. It keeps keys and values of all tokens, to be weighed anew."
+            )
+        rates = torch.stack(list(self._slopes.values()))
+        further = int((rates < self.slope).sum())
+        half = f"half of a token is left after {_count(log(2) / self.slope)} tokens"
+        return f"{name}: {half}. Of {rates.numel():,} heads, {further:,} see further."
+
+    def _reach(self, length: int) -> str:
+        beyond = log(2) / self.slope - (length - 1)
+        return f"The half lies {_count(beyond)} tokens before the first token of this text. " if beyond > 0 else ""
+
+    def _strongest(self, tokens: list[str], shares: list[float]) -> str:
+        at = max(range(len(shares)), key=lambda each: abs(shares[each]))
+        where = f'"{visible(tokens[at])}", {len(tokens) - 1 - at} back from the last token'
+        return f"The largest weight is on {where}; the figures are shares of it. "
+
+    def _below(self, shares: list[float]) -> str:
+        if not (small := sum(abs(share) < LEFT for share in shares)):
+            return "No token is below 1 %."
+        return f'Below 1 %, marked "{self._mark}": {small} of {len(shares)} tokens.'
+
+    def _notes(self, shares: list[float | None]) -> list[str]:
+        return ["kept" if share is None else percent(share) if abs(share) >= LEFT else self._mark for share in shares]
+
+
+def lightning_layers(model) -> list[nn.Module]:
+    """In order. ValueError for a model without."""
+    from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention
+
+    found = [module for module in model.modules() if isinstance(module, MiniMaxLightningAttention)]
+    if not found:
+        raise ValueError(f"{type(model).__name__} has no lightning layers: load a converted MiniMax folder")
+    return found
+
+
+@torch.no_grad()
+def scores(model, ids: list[int]) -> dict[int, Tensor]:
+    """q of the last token times k of each, before any decay: (heads, tokens) for each lightning layer."""
+    found = {}
+
+    def catch(layer, _, qkv: Tensor) -> None:
+        sizes = (layer.num_attention_heads, 3, layer.head_dim)
+        q, k, _ = layer.act_fn(qkv[0]).double().cpu().unflatten(-1, sizes).unbind(2)
+        found[layer.layer_idx] = torch.einsum("hd,nhd->hn", q[-1], k)
+
+    with watched({layer.qkv_proj: partial(catch, layer) for layer in lightning_layers(model)}):
+        model(torch.tensor([ids], device=model.device), logits_to_keep=1)
+    return found
+
+
+def _sizes(model) -> tuple[int, int, set[int]]:
+    """Layers, heads, and which layers are lightning layers; without a model those of Text-01."""
+    if model is None:
+        return 80, 64, {layer for layer in range(80) if layer % 8 != 7}
+    first, *rest = lightning_layers(model)
+    return first.num_hidden_layers, first.num_attention_heads, {layer.layer_idx for layer in (first, *rest)}
+
+
+def _count(tokens: float) -> str:
+    return f"{tokens:.1f}" if tokens < 100 else f"{tokens:,.0f}"
