@@ -41,7 +41,8 @@ def load(path, *, attn_implementation=None, dtype=None, device_map="auto", light
     that was not converted or a Transformers that computes something else from it, CheckpointError for one whose files
     are missing or contradict each other, RuntimeError for "fused" or "flash_attention_2" where it cannot run.
     """
-    from .lightning.layer import choose, described, use_lightning
+    from .lightning.backends import choose, described
+    from .lightning.layer import use_lightning
 
     on_gpu = _on_gpu(device_map)
     choose(lightning, on_gpu)  # what cannot run is said now, not after minutes of loading
@@ -60,7 +61,7 @@ def load(path, *, attn_implementation=None, dtype=None, device_map="auto", light
     from .cache import repair_cache
 
     repaired = ", ".join(repair_cache()) or "nothing, this version needs none"
-    print(f"{where}, {chosen}, {described(backend, on_gpu)}; cache repaired: {repaired}{_version_note()}")
+    print(f"{where}, {chosen}, {described(backend)}; cache repaired: {repaired}{_version_note()}")
     return model, tokenizer
 
 
