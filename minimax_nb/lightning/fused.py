@@ -1,4 +1,4 @@
-"""The fused backend of lightning attention: flash-linear-attention's kernels, which keep the state in fp32. CUDA only."""
+"""The fused backend of lightning attention: the kernels of flash-linear-attention, with an fp32 state. CUDA only."""
 
 import torch
 from torch import Tensor

@@ -138,16 +138,15 @@ def segment_length(x: Tensor) -> int:
     return max(1, tokens // len(x) // BLOCK) * BLOCK
 
 
-def _step(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def _step(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """One token, as in the definition, from q, k, v (batch, 1, heads, head_dim)."""
+    dtype = q.dtype
     q, k, v = (x.transpose(1, 2).to(state.dtype) for x in (q, k, v))  # (batch, heads, 1, head_dim)
     loss = torch.expm1(-slopes)[:, None, None]  # exp(-slope) - 1: a slow head's exp(-slope) itself rounds off digits
     if mask is not None:
         loss = loss * mask[:, :, None, None]  # (batch, heads, 1, 1)
     state = torch.addcmul(state, loss, state).addcmul_(k.transpose(-1, -2), v)
-    return (q @ state).transpose(1, 2).to(q.dtype), state
+    return (q @ state).transpose(1, 2).to(dtype), state
 
 
 def _blocks(
