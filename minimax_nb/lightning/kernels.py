@@ -24,7 +24,7 @@ def silu_split(qkv: Tensor, mask: Tensor | None, heads: int) -> tuple[Tensor, Te
     with _on(qkv):
         _silu_split[(batch * length,)](
             qkv.contiguous(),
-            None if mask is None else mask.contiguous(),
+            _bytes(mask),
             out,
             out.stride(0),
             HEADS=heads,
@@ -51,7 +51,7 @@ def decode_step(
         _decode_step[(qkv.shape[0] * heads, triton.cdiv(width, columns))](
             qkv.contiguous(),
             slopes,
-            None if mask is None else mask.contiguous(),
+            _bytes(mask),
             state.contiguous(),
             new,
             out,
@@ -84,6 +84,11 @@ def norm_gate(out: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
 def _exact(dtype: torch.dtype) -> torch.dtype:
     """fp16 becomes fp32: a state of fp16 numbers leaves their range."""
     return torch.float32 if dtype == torch.float16 else dtype
+
+
+def _bytes(mask: Tensor | None) -> Tensor | None:
+    """A mask as Triton reads it."""
+    return None if mask is None else mask.bool().contiguous().view(torch.uint8)
 
 
 def _on(x: Tensor) -> AbstractContextManager:
@@ -146,11 +151,12 @@ def _silu_split(qkv, mask, out, stride, HEADS: tl.constexpr, HEAD_DIM: tl.conste
     column = tl.arange(0, BLOCK)
     inside = column < HEADS * HEAD_DIM
     source = qkv + token * (3 * HEADS * HEAD_DIM) + (column // HEAD_DIM) * (3 * HEAD_DIM) + column % HEAD_DIM
-    read = inside
+    real = 1
     if mask is not None:
-        read = inside & (tl.load(mask + token) != 0)  # a pad is not read, so it is 0
+        real = tl.load(mask + token)
     for part in tl.static_range(3):
-        x = _silu(tl.load(source + part * HEAD_DIM, mask=read, other=0.0), qkv)
+        x = _silu(tl.load(source + part * HEAD_DIM, mask=inside, other=0.0), qkv)
+        x = tl.where(real != 0, x, 0.0)  # no product, for a pad may hold what is not finite
         target = out + part * stride + token * (HEADS * HEAD_DIM) + column
         tl.store(target, x.to(out.dtype.element_ty), mask=inside)  # from fp16 to fp32, for tf32 has as many digits
 
