@@ -18,10 +18,10 @@ from minimax_nb.cache import repair_cache
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.config import patch_config
 from minimax_nb.demo.model import demo_config, new_model
-from minimax_nb.lightning import has_fused, lightning_attention, slopes, use_lightning
+from minimax_nb.lightning import backends, has_fused, lightning_attention, slopes, use_lightning
 from minimax_nb.lightning import layer as layer_module
 from minimax_nb.lightning import operator as lightning
-from minimax_nb.original import DECAY_TABLES
+from minimax_nb.original import DECAY_BUFFERS, DECAY_TABLES
 
 if torch.cuda.is_available() and has_fused():
     from minimax_nb.lightning.kernels import decode_step
@@ -411,6 +411,97 @@ def test_more_values_than_32_bits_count(length):
             pieces.append(layer(piece, cache=cache)[0])
         assert relative_error(whole[:, -64:], pieces[-1][:, -64:].double()) < 1e-2
         assert relative_error(whole, torch.cat(pieces, 1).double()) < 1e-2
+
+
+def test_weights_go_between_stock_and_switched_models(small):
+    """A strict load_state_dict in both directions, and Transformers' initialisation of a switched model."""
+    stock, ours, ids = loaded(small[0]), loaded(small[0]), row(40)
+    use_lightning(ours, "torch")
+    want = logits_of(ours, ids)
+    with torch.no_grad():
+        ours.lm_head.weight.mul_(2)
+    stock.load_state_dict(ours.state_dict())
+    assert stock.lm_head.weight.equal(ours.lm_head.weight)
+    ours.load_state_dict(loaded(small[0]).state_dict())
+    assert logits_of(ours, ids).equal(want)
+    tables = {name: value for name, value in stock.state_dict().items() if name.endswith(DECAY_BUFFERS)}
+    given = ours.state_dict()
+    assert tables and all(given[name].cpu().equal(table.cpu()) for name, table in tables.items())
+    ours.apply(ours._init_weights)
+    assert logits_of(ours, ids).isfinite().all()
+
+
+def test_saved_in_half_precision_the_decays_stay_exact(small, tmp_path):
+    model = loaded(small[0], "bfloat16")
+    use_lightning(model, "torch")
+    model.save_pretrained(tmp_path)
+    again = loaded(tmp_path)  # in fp32, by stock
+    layer = again.model.layers[0].self_attn
+    exact = layer.decay_factors(layer.get_slope_rate())
+    assert all(getattr(layer, name).cpu().equal(table) for name, table in zip(DECAY_TABLES, exact, strict=True))
+
+
+def test_a_copy_of_a_switched_model_is_a_model_of_its_own(small):
+    """As DataParallel makes them: a replica computes with its own weights."""
+    model, ids = loaded(small[0]), row(20)
+    use_lightning(model, "torch")
+    want = logits_of(model, ids)
+    replicas = [copy.deepcopy(model), model.model.layers[0].self_attn._replicate_for_data_parallel()]
+    with torch.no_grad():
+        replicas[0].model.layers[0].self_attn.out_proj.weight.mul_(0)
+    assert not logits_of(replicas[0], ids).equal(want) and logits_of(model, ids).equal(want)
+    assert not any("forward" in vars(module) for module in (*replicas[0].modules(), replicas[1]))
+
+
+def test_exported_in_the_first_pass(small):
+    """torch.export computes with tensors that hold no values; they must not serve a later pass."""
+    model, ids = loaded(small[0]).cpu(), row(20).cpu()
+    model.set_attn_implementation("eager")
+    model.set_experts_implementation("batched_mm")
+    use_lightning(model, "torch")
+    layer_module._KEPT.clear()
+    want = model(ids, use_cache=False).logits
+    layer_module._KEPT.clear()
+    mask = torch.ones_like(ids)
+    program = torch.export.export(
+        model, (), {"input_ids": ids, "attention_mask": mask, "use_cache": False}, strict=False
+    )
+    got = program.module()(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    assert relative_error(got.detach(), want.double().detach()) < 1e-6
+    assert relative_error(logits_of(model, ids), want[0].double().detach()) < 1e-6
+
+
+def test_kernels_that_do_not_run_are_not_promised(monkeypatch):
+    """Installed is not enough: what they raise, or that they compute something else, is the reason."""
+    sizes = backends.Sizes(4, 16, "bfloat16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(backends, "has_fused", lambda: True)
+    for result, reason in ((RuntimeError("no compiler"), "no compiler"), (0.3, "30% off")):
+        backends._fault.cache_clear()
+
+        def largest_error(*_, result=result):
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        monkeypatch.setattr("minimax_nb.lightning.fused.largest_error", largest_error)
+        assert reason in backends.why_not_fused(True, sizes)
+        assert backends.choose("auto", True, sizes) == "torch"
+        with pytest.raises(RuntimeError, match=reason):
+            backends.choose("fused", True, sizes)
+    backends._fault.cache_clear()
+    monkeypatch.setattr("minimax_nb.lightning.fused.largest_error", lambda *_: 1e-4)
+    assert backends.choose("auto", True, sizes) == "fused" and backends.choose("auto", False, sizes) == "torch"
+    backends._fault.cache_clear()
+
+
+@pytest.mark.skipif(not GPU, reason="needs a CUDA GPU and flash-linear-attention")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("heads, head_dim", [(4, 16), (8, 48), (64, 128)])
+def test_the_kernels_compute_what_pytorch_does(heads, head_dim, dtype):
+    from minimax_nb.lightning.fused import largest_error
+
+    assert largest_error(heads, head_dim, dtype) < (3e-3 if dtype != "bfloat16" else 2e-2)
 
 
 def test_what_cannot_be_done_is_said():

@@ -4,8 +4,8 @@
     python tests/upstream_suite.py CHECKOUT stock           # what fails there is not ours
 
 CHECKOUT is a clone of huggingface/transformers at the tag of the installed version; its tests need `pip install
-parameterized`. The real model's layer 0 is lightning, theirs is softmax, so the order is turned round. More arguments
-go to pytest: `-k padding`, `-x`. Slow tests are left out, as Transformers does by itself.
+parameterized pytest-xdist`. The real model's layer 0 is lightning, theirs is softmax, so the order is turned round.
+More arguments go to pytest: `-k padding`, `-x`. Slow tests are left out, as Transformers does by itself.
 """
 
 import functools
@@ -71,7 +71,7 @@ class Switched:
 
 if __name__ == "__main__":
     if len(sys.argv) < 3 or not os.path.isfile(os.path.join(sys.argv[1], TESTS)):
-        sys.exit(f"usage: python tests/upstream_suite.py CHECKOUT stock|torch|fused [pytest's arguments]; needs {TESTS}")
+        sys.exit("usage: python tests/upstream_suite.py CHECKOUT stock|torch|fused [arguments of pytest]")
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.path[:0] = [here, os.path.abspath(sys.argv[1])]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
