@@ -32,7 +32,7 @@ def decoder_layer(config: dict, weights: Mapping[str, Tensor], layer: int, x: Te
     """One post-norm layer, (length, hidden) in and out: h = norm(x); x = alpha h + beta f(h), attention, experts."""
     prefix, eps = f"model.layers.{layer}.", config.get("rms_norm_eps", 1e-5)
     softmax = config["attn_type_list"][layer] == 1
-    kind, attention = ("full", softmax_attention) if softmax else ("linear", lightning_attention)
+    kind, attention = ("full", softmax_sublayer) if softmax else ("linear", lightning_sublayer)
 
     h = rms_norm(x, _get(weights, prefix + "input_layernorm.weight"), eps)
     x = _residual(config, f"{kind}_attention", h, attention(config, weights, layer, h))
@@ -40,7 +40,7 @@ def decoder_layer(config: dict, weights: Mapping[str, Tensor], layer: int, x: Te
     return _residual(config, "mlp", h, mixture_of_experts(config, weights, layer, h))
 
 
-def lightning_attention(config: dict, weights: Mapping[str, Tensor], layer: int, h: Tensor) -> Tensor:
+def lightning_sublayer(config: dict, weights: Mapping[str, Tensor], layer: int, h: Tensor) -> Tensor:
     """(length, hidden) in and out. Per head and token: S = exp(-slope) S + k v^T; out = q S."""
     prefix, head_dim = f"model.layers.{layer}.self_attn.", _head_dim(config)
     qkv = _silu(h @ _get(weights, prefix + "qkv_proj.weight").T)
@@ -73,7 +73,7 @@ def slopes(config: dict, layer: int) -> Tensor:
     return 2.0 ** (-8 * head / count) * (1 - layer / max(depth - 1, 1) + 1e-5)
 
 
-def softmax_attention(config: dict, weights: Mapping[str, Tensor], layer: int, h: Tensor) -> Tensor:
+def softmax_sublayer(config: dict, weights: Mapping[str, Tensor], layer: int, h: Tensor) -> Tensor:
     """(length, hidden) in and out. Causal, grouped KV heads, RoPE on the first rotary_dim dims of each head."""
     prefix, head_dim = f"model.layers.{layer}.self_attn.", _head_dim(config)
     q, k, v = (_heads(h @ _get(weights, f"{prefix}{name}_proj.weight").T, head_dim) for name in "qkv")
