@@ -28,6 +28,7 @@ from .checkpoint.folder import (
     read_headers,
     read_json,
 )
+from .checkpoint.tokenizer_check import verify_tokenizer
 from .config import MARKER, verify_frequencies
 from .errors import CheckpointError, ConfigError
 from .original import DECAY_BUFFERS
@@ -191,7 +192,9 @@ def _load_tokenizer(folder: Path):
         raise CheckpointError(
             f"{folder} has no tokenizer.json: put the original's beside its weights and convert again"
         )
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    verify_tokenizer(folder, tokenizer)
+    return tokenizer
 
 
 def _load_model(folder: Path, tensors: Header, **settings):

@@ -168,6 +168,7 @@ def _write(plan: Plan, partial: Path) -> None:
             weight_map |= dict.fromkeys(plan.permuted, names[-1])
     index = {"metadata": {"total_size": byte_size(plan.tensors.values())}, "weight_map": weight_map}
     for name, content in {INDEX: to_json(index), **plan.files, "config.json": to_json(plan.config)}.items():
+        (partial / name).parent.mkdir(exist_ok=True)
         (partial / name).write_bytes(content)
 
 

@@ -60,10 +60,13 @@ def experts(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def save_tokenizer(tokenizer, folder: Path) -> None:
-    """tokenizer.json and its config under the class name that every version of Transformers reads; no pad token."""
+    """tokenizer.json and its config, as MiniMax publishes them: no pad token, and the class GPT2Tokenizer.
+
+    Transformers 5 reads tokenizer.json wrong under that name; `patch_checkpoint` writes another (tokenizer_check.py).
+    """
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings = json.loads(path.read_text()) | {"tokenizer_class": "GPT2Tokenizer"}
     settings = {key: settings[key] for key in settings if key not in ("backend", "model_max_length")}
     path.write_text(json.dumps(settings, indent=2) + "\n")
 

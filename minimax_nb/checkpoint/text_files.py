@@ -1,16 +1,18 @@
 """The small text files beside the weights: tokenizer, chat template, generation defaults.
 
-The original has no pad token and no eos id in its configs, and its template reads `message['content'][0]['text']`, so
-batches, `generate` and plain-string messages each fail. `convert_tokenizer` returns the files of the converted folder
-as a dict from name to bytes; it writes nothing and copies no code.
+The original has no pad token and no eos id in its configs, so batches and `generate` fail; its chat template cannot
+read plain strings (chat_templates.py), and the class that it names for its tokenizer reads tokenizer.json wrong
+(tokenizer_check.py). `convert_tokenizer` returns the files of the converted folder as a dict from name to bytes; it
+writes nothing and copies no code.
 """
 
 import json
-import re
 from pathlib import Path
 
 from ..errors import CheckpointError
+from .chat_templates import prefix_template
 from .folder import read_json
+from .tokenizer_check import KEEPS_THE_FILE
 
 COPIED = (
     "tokenizer.json",
@@ -21,20 +23,6 @@ COPIED = (
     "special_tokens_map.json",
 )
 END = "<end_of_sentence>"
-
-# Put before the template. The empty expression at the end keeps jinja from eating a newline that the template starts
-# with; `{%-` alone would.
-STRINGS_TO_LISTS = """\
-{#- String contents become [{"type": "text", "text": ...}], which the template below expects. -#}
-{%- set listed = namespace(messages=[]) -%}
-{%- for message in messages -%}
-    {%- if message.content is string -%}
-        {%- set message = dict(message, content=[{"type": "text", "text": message.content}]) -%}
-    {%- endif -%}
-    {%- set listed.messages = listed.messages + [message] -%}
-{%- endfor -%}
-{%- set messages = listed.messages -%}
-{{- "" }}"""
 
 
 def convert_tokenizer(src: Path, config: dict) -> dict[str, bytes]:
@@ -59,26 +47,22 @@ def _convert(src: Path, config: dict) -> dict[str, bytes]:
         for key, token in (("eos_token_id", eos), ("pad_token_id", pad)):
             ids[key] = _token_id(src, settings, token, config["vocab_size"])
         settings |= {"eos_token": eos, "pad_token": pad, "padding_side": "left"}
+        if "tokenizer.json" in files:
+            settings["tokenizer_class"] = KEEPS_THE_FILE
         settings.pop("auto_map", None)
         if "chat_template" in settings:
             settings["chat_template"] = _prefix_setting(settings["chat_template"])
         files["tokenizer_config.json"] = to_json(settings)
         if special:
             files["special_tokens_map.json"] = to_json(special | {"pad_token": pad})
-        if (src / "chat_template.jinja").is_file():
-            template = (src / "chat_template.jinja").read_bytes().decode("utf-8")
-            files["chat_template.jinja"] = prefix_template(template).encode()
+        for path in _template_files(src):
+            template = prefix_template(path.read_bytes().decode("utf-8"))
+            files[path.relative_to(src).as_posix()] = template.encode()
     generation = _optional(src / "generation_config.json")
     if generation or ids:
         own = {key: value for key, value in generation.items() if value is not None}
         files["generation_config.json"] = to_json({"_from_model_config": False} | ids | own)
     return files
-
-
-def prefix_template(template: str) -> str:
-    """The template behind a few lines that turn string contents into lists; as it is, if it never reads such lists."""
-    reads_lists = re.search(r"""\[\s*['"]text['"]\s*\]|\.text\b|\.get\(\s*['"]text['"]""", template)
-    return STRINGS_TO_LISTS + template if reads_lists else template
 
 
 def to_json(value: dict) -> bytes:
@@ -90,7 +74,15 @@ def _prefix_setting(setting):
         return prefix_template(setting)
     if isinstance(setting, list):  # several named templates
         return [entry | {"template": prefix_template(entry["template"])} for entry in setting]
+    if isinstance(setting, dict):
+        return {name: prefix_template(template) for name, template in setting.items()}
     return setting
+
+
+def _template_files(src: Path) -> list[Path]:
+    """The default chat template, and others by name, as Transformers stores them."""
+    paths = [src / "chat_template.jinja", *sorted((src / "additional_chat_templates").glob("*.jinja"))]
+    return [path for path in paths if path.is_file()]
 
 
 def _token_id(src: Path, settings: dict, token: str, vocab_size: int) -> int:
