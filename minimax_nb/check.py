@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from .checkpoint.convert import permute, unpermute
 from .checkpoint.folder import (
     INDEX,
     Header,
@@ -28,6 +27,7 @@ from .checkpoint.folder import (
     read_json,
     value_count,
 )
+from .checkpoint.shards import permute, unpermute
 from .config import FACTORS, MARKER, SIZES, patch_config, restore_config, verify_frequencies
 from .errors import CheckpointError, ConfigError
 from .terminal import quiet_transformers

@@ -19,9 +19,9 @@ from test_config import renamed_config
 
 from minimax_nb import terminal as progress
 from minimax_nb.checkpoint import convert as checkpoint
-from minimax_nb.checkpoint import patch_checkpoint, staging
-from minimax_nb.checkpoint.convert import permute, unpermute
+from minimax_nb.checkpoint import patch_checkpoint, shards, staging
 from minimax_nb.checkpoint.folder import INDEX
+from minimax_nb.checkpoint.shards import permute, unpermute
 from minimax_nb.config import MARKER, patch_config
 from minimax_nb.errors import CheckpointError
 
@@ -238,7 +238,7 @@ def test_copies_where_all_links_are_refused(original, tmp_path, monkeypatch, cap
     refuse_links(monkeypatch, "symlink", "link")
     dst = patch_checkpoint(original[0], tmp_path / "dst")
     assert "links are refused" in caplog.text
-    assert sorted(p.name for p in dst.glob("*.safetensors")) == checkpoint.shard_names(3)
+    assert sorted(p.name for p in dst.glob("*.safetensors")) == shards.shard_names(3)
     assert relative_error(stock_logits(dst), yardstick(*original[1:], IDS.tolist())[0]) < 1e-5
 
 
@@ -281,7 +281,7 @@ def test_a_full_disk_leaves_nothing(original, tmp_path, monkeypatch, link):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_sync", full)  # the writer's last step, when the data are on their way
+    monkeypatch.setattr(shards, "sync_file", full)  # the writer's last step, when the data are on their way
     with pytest.raises(CheckpointError, match="no space left"):
         patch_checkpoint(original[0], tmp_path / "dst", link=link)
     assert not list(tmp_path.iterdir())
@@ -298,7 +298,7 @@ def test_ctrl_c_leaves_nothing(original, tmp_path, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "_permuted_bytes", interrupt)
+    monkeypatch.setattr(shards, "permuted_bytes", interrupt)
     with pytest.raises(KeyboardInterrupt):
         patch_checkpoint(original[0], tmp_path / "dst")
     assert not list(tmp_path.iterdir())
@@ -306,8 +306,8 @@ def test_ctrl_c_leaves_nothing(original, tmp_path, monkeypatch):
 
 STUCK = """
 import sys, time
-from minimax_nb.checkpoint import convert
-convert._sync = lambda file: (print("writing", flush=True), time.sleep(60))
+from minimax_nb.checkpoint import convert, shards
+shards.sync_file = lambda file: (print("writing", flush=True), time.sleep(60))
 convert.patch_checkpoint(sys.argv[1], sys.argv[2])
 """
 
@@ -321,16 +321,9 @@ def test_a_killed_run_leaves_no_dst_and_the_next_one_tidies_up(original, tmp_pat
     run.send_signal(signal.SIGKILL)
     run.wait()
     run.stdout.close()
-    assert not dst.exists() and [path.name[:13] for path in tmp_path.iterdir()] == [".dst.partial-"]
+    assert sorted(path.name[:13] for path in tmp_path.iterdir()) == [".dst.lock", ".dst.partial-"]
     patch_checkpoint(original[0], dst)
     assert [path.name for path in tmp_path.iterdir()] == ["dst"]
-
-
-def test_a_running_neighbour_keeps_its_partial_folder(original, tmp_path):
-    other = tmp_path / f"{staging._partial_prefix(tmp_path / 'dst')}{os.getppid()}"
-    other.mkdir()
-    patch_checkpoint(original[0], tmp_path / "dst")
-    assert other.is_dir()
 
 
 def test_the_new_shard_and_the_index(original, tmp_path):

@@ -12,8 +12,8 @@ from pathlib import Path
 from torch import Tensor
 
 from ..original import DECAY_BUFFERS
-from .convert import shard_names, unpermute
 from .folder import INDEX
+from .shards import shard_names, unpermute
 from .staging import temporary_folder
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from .chat_templates import prefix_template
-from .folder import read_json
+from .files import read_json
 from .tokenizer_check import KEEPS_THE_FILE
 
 COPIED = (

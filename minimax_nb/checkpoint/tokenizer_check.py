@@ -12,7 +12,7 @@ in ids that it was not trained on. `patch_checkpoint` therefore writes `KEEPS_TH
 from pathlib import Path
 
 from ..errors import CheckpointError
-from .folder import DOWNLOAD
+from .files import DOWNLOAD
 
 KEEPS_THE_FILE = "PreTrainedTokenizerFast"  # the class that takes tokenizer.json as it is, in Transformers 4 and 5
 SAMPLES = {
