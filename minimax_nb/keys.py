@@ -46,7 +46,17 @@ KEPT = {
     "initializer_range": values.positive,
     "rms_norm_eps": values.positive,
 }
-SAYS_WHICH_CODE = ("implementation", "kernel", "auto_map", "auto_class", "per_layer_config", "extra_files", "_plan")
+SAYS_WHICH_CODE = (  # parts of keys
+    "implementation",
+    "kernel",
+    "auto_map",
+    "auto_class",
+    "custom_generate",
+    "extra_config_files",
+    "extra_files",
+    "per_layer_config",
+    "_plan",
+)
 
 
 def dropped_keys(config: dict) -> list[str]:
@@ -62,4 +72,4 @@ def refuse_code_keys(config: dict) -> None:
         chosen = value is not None and not isinstance(value, bool)
         if chosen and any(part in key for part in SAYS_WHICH_CODE):
             why = "a folder must not choose which code runs"
-            raise ConfigError(f"{key} is {values.shown(value)}: {why}; delete the key from config.json")
+            raise ConfigError(f"{key} is {values.shown(value)}: {why}, delete the key")

@@ -166,6 +166,22 @@ def test_without_a_tokenizer_the_ids_of_the_config_are_kept(tmp_path, weights):
         ("tokenizer_config.json", '{"added_tokens_decoder": [1]}', "not as expected"),
         ("tokenizer.json", '{"added_tokens": [{"id": 900, "content": "<end_of_sentence>"}]}', "vocab_size is 300"),
         ("generation_config.json", "[]", "holds a list"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "a"}}}', "not as expected"),
+        ("tokenizer_config.json", '{"eos_token": "\\ud800"}', "not valid JSON"),
+        ("tokenizer_config.json", '{"a": ' * 400 + "1" + "}" * 400, "nested more than 100 deep"),
+        ("tokenizer.json", "[" * 100000, "not valid JSON"),
+        ("config.json", '{"a": "\\uD83D"}', "not valid JSON"),
+        ("config.json", '{"a": ' * 400 + "1" + "}" * 400, "nested more than 100 deep"),
+        ("config.json", '{"hidden_size": ' + "9" * 5000 + "}", "not valid JSON"),
+        (
+            "generation_config.json",
+            '{"max_new_tokens": -1}',
+            "generation_config.json: .max_new_tokens. must be greater",
+        ),
+        ("generation_config.json", '{"pad_token_id": 300}', "generation_config.json: pad_token_id is 300"),
+        ("generation_config.json", '{"eos_token_id": [1, "a"]}', "generation_config.json: eos_token_id is 'a'"),
+        ("generation_config.json", '{"cache_implementation": "x"}', "generation_config.json: cache_implementation is"),
+        ("generation_config.json", '{"custom_generate": "a/b"}', "generation_config.json: custom_generate is 'a/b'"),
     ],
 )
 def test_broken_text_files_are_named(tmp_path, weights, file, text, message):

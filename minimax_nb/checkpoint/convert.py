@@ -22,6 +22,7 @@ from ..terminal import byte_progress
 from .files import readable
 from .folder import (
     INDEX,
+    WRITTEN,
     Header,
     byte_size,
     check_tensors,
@@ -46,7 +47,6 @@ from .staging import (
 from .text_files import convert_tokenizer, to_json
 
 log = logging.getLogger("minimax_nb")
-WRITTEN = "minimax_nb_files"  # in the index: the small files that belong to the folder
 
 
 class Plan(NamedTuple):

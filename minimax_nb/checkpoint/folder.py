@@ -16,12 +16,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
-from ..errors import CheckpointError
+from ..config import read_marker
+from ..errors import CheckpointError, ConfigError
 from ..original import DECAY_BUFFERS
 from .files import DOWNLOAD, read_json, readable, require_file
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+WRITTEN = "minimax_nb_files"  # in the index of a converted folder: the names of the small files beside the weights
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes per value
 BUFFERS = (*DECAY_BUFFERS, "rotary_emb.inv_freq")  # rebuilt by the model
 QUANTISED = ("scale", "qweight", "qzeros", "absmax", "zero_point")  # parts of tensor names
@@ -82,6 +84,15 @@ def how_to_convert(folder: Path) -> str:
     inside = Path.cwd().is_relative_to(source)  # nothing is written into the source either
     command = ["minimax-nb", "patch", str(source if inside else folder), f"{source.name}-converted"]
     return ("Run, in another directory: " if inside else "Run: ") + shlex.join(command)
+
+
+def require_converted(folder: Path, config: dict) -> dict:
+    """The marker of a converted folder's config. Raises ConfigError, with the command that converts another."""
+    try:
+        return read_marker(config)
+    except ConfigError as error:
+        wrong = f"{folder} is not converted, stock Transformers would compute it wrong"
+        raise ConfigError(f"{wrong} ({error}). {how_to_convert(folder)}") from None
 
 
 def weight_files(folder: Path) -> list[Path]:

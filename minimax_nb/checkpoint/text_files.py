@@ -9,7 +9,10 @@ writes nothing and copies no code.
 import json
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
+from ..keys import refuse_code_keys
+from ..terminal import quiet_transformers
+from ..values import token_id
 from .chat_templates import prefix_template
 from .files import read_json
 from .tokenizer_check import KEEPS_THE_FILE
@@ -29,7 +32,9 @@ def convert_tokenizer(src: Path, config: dict) -> dict[str, bytes]:
     """File name -> contents. Without a tokenizer in `src`, only generation_config.json, from the ids in `config`."""
     try:
         return _convert(src, config)
-    except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ConfigError, CheckpointError):
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{src}: the tokenizer files are not as expected ({error!r}): download them again"
         ) from None
@@ -61,12 +66,30 @@ def _convert(src: Path, config: dict) -> dict[str, bytes]:
     generation = _optional(src / "generation_config.json")
     if generation or ids:
         own = {key: value for key, value in generation.items() if value is not None}
-        files["generation_config.json"] = to_json({"_from_model_config": False} | ids | own)
+        settings = {"_from_model_config": False} | ids | own
+        _check_generation(src / "generation_config.json", settings, config["vocab_size"])
+        files["generation_config.json"] = to_json(settings)
     return files
 
 
 def to_json(value: dict) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _check_generation(path: Path, settings: dict, vocab_size: int) -> None:
+    """Refuse what Transformers would refuse, only after all weights are loaded."""
+    from transformers import GenerationConfig
+
+    try:
+        refuse_code_keys(settings)
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            ids = settings.get(key)
+            for one in ids if isinstance(ids, list) else [] if ids is None else [ids]:
+                token_id(key, one, vocab_size)
+        with quiet_transformers():
+            GenerationConfig.from_dict(settings).validate()
+    except Exception as error:  # its validators raise several types
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}: correct the value, or delete it") from None
 
 
 def _prefix_setting(setting):
