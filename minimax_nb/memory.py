@@ -15,8 +15,14 @@ from .errors import UsageMistake
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
-# How torch, numpy and Python say it: https://github.com/pytorch/pytorch/blob/main/c10/core/impl/alloc_cpu.cpp
-SAID_BY_TORCH = ("not enough memory", "can't allocate memory", "cannot allocate memory", "unable to mmap")
+# How torch, the loader of libraries and the system say it; Python raises MemoryError.
+NOT_ENOUGH = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to map segment",
+    "unable to mmap",
+)
 
 
 def available_memory() -> int:
@@ -29,14 +35,21 @@ def available_memory() -> int:
 @contextmanager
 def enough_memory(doing: str) -> Iterator[None]:
     """A UsageMistake of one line where memory ran out while `doing` something."""
+    import psutil  # noqa: F401  # what the message needs is imported while there is memory for it
+
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (ImportError, MemoryError, OSError, RuntimeError) as error:
         message = " ".join(str(error).split())
-        if not isinstance(error, MemoryError) and not any(said in message.lower() for said in SAID_BY_TORCH):
+        if not isinstance(error, MemoryError) and not any(said in message.lower() for said in NOT_ENOUGH):
             raise
-        free = f"{available_memory() / 1e9:.2f} GB are free"
-        raise UsageMistake(f"not enough memory for {doing}: {free} ({message or 'out of memory'})") from None
+        raise UsageMistake(f"not enough memory for {doing}: {_free()} ({message or 'out of memory'})") from None
+
+
+def _free() -> str:
+    with suppress(MemoryError):
+        return f"{available_memory() / 1e9:.2f} GB are free"
+    return "nothing is free"
 
 
 def _left_in_groups() -> list[int]:
