@@ -14,7 +14,7 @@ from torch import Tensor
 from ..original import DECAY_BUFFERS
 from .folder import INDEX
 from .shards import shard_names, unpermute
-from .staging import temporary_folder
+from .staging import one_writer, temporary_folder
 
 
 def export_checkpoint(model, config: dict, tokenizer, dst: Path, shards: int = 2) -> Path:
@@ -22,7 +22,7 @@ def export_checkpoint(model, config: dict, tokenizer, dst: Path, shards: int = 2
     from safetensors.torch import save_file
 
     weights, weight_map = original_weights(model, config), {}
-    with temporary_folder(dst) as partial:
+    with one_writer(dst), temporary_folder(dst) as partial:
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_tokenizer(tokenizer, partial)
         for file, names in zip(shard_names(shards), split_evenly(weights, shards), strict=True):
