@@ -33,7 +33,7 @@ def first_layers(dst: Path, layers: int):
 
 
 class Weights(Mapping):
-    """Tensors by original name, each read from disk when asked for; `unpermute_for` a converted config's own rows."""
+    """Tensors by original name, each read when asked for; `unpermute_for` is the config of converted rows."""
 
     def __init__(self, tensors: Header, *, unpermute_for: dict | None = None):
         self.tensors, self.config = tensors, unpermute_for

@@ -1,4 +1,4 @@
-"""The keys of MiniMax's config.json: their names in Transformers, those that are kept, those that are refused."""
+"""The keys of MiniMax's config.json: their names in Transformers, which are kept, and which are refused."""
 
 from . import values
 from .errors import ConfigError
@@ -31,13 +31,15 @@ FIXED = {
     "rope_scaling": (None, "scaled RoPE is not supported"),
     "quantization_config": (None, "quantised weights are not supported, convert the unquantised checkpoint"),
 }
-# Keys that keep their name and their meaning, each with its check. Whatever else a config holds stays behind: some keys
-# choose code that Transformers would fetch and run (attn_implementation), some it cannot take (use_return_dict), and
-# the others it would ignore.
+# Keys that keep their name and their meaning, each with its check. Whatever else a config holds stays behind:
+# some keys choose code that Transformers would fetch and run (attn_implementation), some it cannot take
+# (use_return_dict), and the others it would ignore.
 KEPT = {
     **dict.fromkeys((*SIZES, "head_dim", "max_position_embeddings"), values.positive_int),
     **dict.fromkeys(("output_router_logits", "tie_word_embeddings", "use_cache"), values.flag),
-    **dict.fromkeys(("attention_dropout", "router_aux_loss_coef", "router_jitter_noise"), values.between(0, 1)),
+    "attention_dropout": values.between(0, 1),
+    "router_aux_loss_coef": values.between(0, 1),
+    "router_jitter_noise": values.between(0, 1),
     **dict.fromkeys(("dtype", "torch_dtype"), values.word("float64", "float32", "float16", "bfloat16")),
     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), None),  # they depend on vocab_size
     "block_size": values.positive_int,
@@ -61,13 +63,13 @@ SAYS_WHICH_CODE = (  # parts of keys
 
 def dropped_keys(config: dict) -> list[str]:
     """Keys that have no counterpart and no meaning in a converted config, in their order."""
-    known = {*KEPT, *FIXED, *FACTORS, *FACTORS.values(), "attn_type_list", "layer_types", "architectures", "model_type"}
-    known |= {"rope_theta", "rotary_dim", "rope_parameters", "partial_rotary_factor"}
+    known = {*KEPT, *FIXED, *FACTORS, *FACTORS.values(), "architectures", "model_type"}
+    known |= {"attn_type_list", "layer_types", "rope_theta", "rotary_dim", "rope_parameters", "partial_rotary_factor"}
     return [key for key in config if key not in known]
 
 
 def refuse_code_keys(config: dict) -> None:
-    """Refuse keys by which a folder chooses the code that runs: Transformers would fetch some of it from the hub."""
+    """Refuse keys by which a folder chooses the code that runs: Transformers would fetch some from the hub."""
     for key, value in config.items():
         chosen = value is not None and not isinstance(value, bool)
         if chosen and any(part in key for part in SAYS_WHICH_CODE):

@@ -43,7 +43,8 @@ def enough_memory(doing: str) -> Iterator[None]:
         message = " ".join(str(error).split())
         if not isinstance(error, MemoryError) and not any(said in message.lower() for said in NOT_ENOUGH):
             raise
-        raise UsageMistake(f"not enough memory for {doing}: {_free()} ({message or 'out of memory'})") from None
+        reason = message or "out of memory"
+        raise UsageMistake(f"not enough memory for {doing}: {_free()} ({reason})") from None
 
 
 def _free() -> str:
@@ -53,7 +54,7 @@ def _free() -> str:
 
 
 def _left_in_groups() -> list[int]:
-    """Of each Linux control group around this process that has a limit (version 2, then 1): limit less use."""
+    """Of each Linux control group with a limit around this process (version 2, then 1): limit less use."""
     left = []
     with suppress(OSError, ValueError):
         for line in OWN_GROUPS.read_text().splitlines():
@@ -94,7 +95,8 @@ def _left_of_limits() -> list[int]:
         import psutil
 
         used = psutil.Process().memory_info()
-        for limit, taken in ((resource.RLIMIT_AS, used.vms), (resource.RLIMIT_DATA, getattr(used, "data", 0))):
+        limits = {resource.RLIMIT_AS: used.vms, resource.RLIMIT_DATA: getattr(used, "data", 0)}
+        for limit, taken in limits.items():
             allowed = resource.getrlimit(limit)[0]
             if allowed != resource.RLIM_INFINITY:
                 left.append(max(0, allowed - taken))

@@ -1,4 +1,4 @@
-"""One value of a config.json from outside: taken if it is what its key needs, else a ConfigError that names the key."""
+"""One value of a config.json from outside: what its key needs, or a ConfigError that names the key."""
 
 import math
 from collections.abc import Callable
@@ -31,9 +31,8 @@ def one_of(found: dict, key: str):
     (first, value), *others = found.items()
     for other, also in others:
         if also != value:
-            raise ConfigError(
-                f"{first} and {other} contradict each other: delete the one that the model was not trained with"
-            )
+            fix = "delete the one that the model was not trained with"
+            raise ConfigError(f"{first} and {other} contradict each other: {fix}")
     return value
 
 
@@ -92,5 +91,6 @@ def word(*words: str) -> Callable:
 def token_id(key: str, value, vocab_size: int) -> int:
     """An id in the vocabulary."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab_size:
-        raise ConfigError(f"{key} is {shown(value)}: it must be null or an id below vocab_size, which is {vocab_size}")
+        allowed = f"null or an id below vocab_size, which is {vocab_size}"
+        raise ConfigError(f"{key} is {shown(value)}: it must be {allowed}")
     return value

@@ -1,19 +1,20 @@
 """MiniMax's chat templates, taught to read the messages that Transformers and OpenAI clients send.
 
-The templates of Text-01 and M1 read `message['content'][0]['text']`, so a content that is a plain string fails. M1's
-reads the name of a tool from the part of its result, where no client puts it, and skips `tool_calls` altogether, so the
-model would see results of calls that it never made. `prefix_template` puts a few lines before a template which bring
-messages into the form that it reads. The template itself stays as it is.
+The templates of Text-01 and M1 read `message['content'][0]['text']`, so a content that is a plain string
+fails. M1's reads the name of a tool from the part of its result, where no client puts it, and skips
+`tool_calls` altogether, so the model would see results of calls that it never made. `prefix_template` puts a
+few lines before a template which bring messages into the form that it reads. The template itself stays as it
+is.
 
-Calls are written as M1 writes its own (docs/function_call_guide.md of MiniMax-M1): a line of JSON each, between
-<tool_calls> tags, after the text. A template that knows no tools gets lines that refuse them: what is left out of a
-prompt in silence is missed much later.
+Calls are written as M1 writes its own (docs/function_call_guide.md of MiniMax-M1): a line of JSON each,
+between <tool_calls> tags, after the text. A template that knows no tools gets lines that refuse them: what is
+left out of a prompt in silence is missed much later.
 """
 
 import re
 
 # Each piece is a part of one loop over the messages. `parts` is the content of a message as a list.
-BEGIN = r"""{#- Contents become lists of parts, [{"type": "text", "text": ...}], which the template below reads. -#}
+BEGIN = r"""{#- Contents become lists of parts, which the template below reads: {"type": "text", "text": ...}. -#}
 {%- set seen = namespace(messages=[], calls=[], latest=[], results=0) -%}
 {%- for message in messages -%}
     {%- set parts = message.content or "" if message.tool_calls else message.content -%}
@@ -21,7 +22,7 @@ BEGIN = r"""{#- Contents become lists of parts, [{"type": "text", "text": ...}],
         {%- set parts = [{"type": "text", "text": parts}] -%}
     {%- endif -%}"""
 NAME_RESULTS = r"""
-    {#- A result needs the name of its tool: given, or of the call with its id, or of the call in its place. -#}
+    {#- A result needs the name of its tool: given, of the call with its id, or of the call in its place. -#}
     {%- if message.tool_calls -%}
         {%- set seen.calls = seen.calls + message.tool_calls | list -%}
         {%- set seen.latest = message.tool_calls | list -%}
@@ -31,15 +32,15 @@ NAME_RESULTS = r"""
         {%- for call in seen.calls if not message.name and call.id and call.id == message.tool_call_id -%}
             {%- set tool.name = (call.function or call).name -%}
         {%- endfor -%}
-        {%- set call = seen.latest[seen.results] if seen.results < seen.latest | length else {"id": "none"} -%}
-        {%- if not tool.name and not call.id -%}
+        {%- set call = seen.latest[seen.results] if seen.results < seen.latest | length -%}
+        {%- if not tool.name and call and not call.id -%}
             {%- set tool.name = (call.function or call).name -%}
         {%- endif -%}
         {%- set seen.results = seen.results + 1 -%}
         {%- set named = namespace(parts=[]) -%}
         {%- for part in parts -%}
             {%- if not (part.name or tool.name) -%}
-                {{- raise_exception("a tool result has no name, and no call before it has its tool_call_id") -}}
+                {{- raise_exception("a tool result has no name, and no call has its tool_call_id") -}}
             {%- endif -%}
             {%- set named.parts = named.parts + [dict(part, name=part.name or tool.name)] -%}
         {%- endfor -%}
@@ -61,7 +62,7 @@ WRITE_CALLS = r"""
     {%- endif -%}"""
 REFUSE_CALLS = r"""
     {%- if message.tool_calls or message.role == "tool" -%}
-        {{- raise_exception("this chat template has no place for tool calls and tool results: leave them out") -}}
+        {{- raise_exception("this chat template has no place for tool calls and results: leave them out") -}}
     {%- endif -%}"""
 END = r"""
     {%- set seen.messages = seen.messages + [dict(message, content=parts) if parts else message] -%}
@@ -81,7 +82,7 @@ KNOWS_TOOLS = re.compile(r"\btools\b")
 
 
 def prefix_template(template: str) -> str:
-    """The template behind lines that bring messages into its form; as it is, if it never reads contents as lists."""
+    """The template behind lines that bring messages into its form. One that reads no lists stays as it is."""
     if not READS_LISTS.search(template):
         return template
     pieces = [BEGIN]

@@ -1,4 +1,4 @@
-"""One file of a folder from outside, read with care: what is wrong with it is a CheckpointError of one line."""
+"""One file of a folder from outside, read with care: what is wrong with it is a CheckpointError."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from ..errors import CheckpointError
 
 DOWNLOAD = "download the file again"
 DEPTH = 100  # of nested JSON; deeper, Python's own reader and writer reach their limits at different places
-SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair can be read from JSON, but not written as UTF-8
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # half of a pair can be read, but not written as UTF-8
 
 
 @contextmanager

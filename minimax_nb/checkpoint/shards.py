@@ -15,11 +15,15 @@ from .folder import FLOATS, Header, TensorInfo, read_bytes
 from .staging import FULL, sync_file
 
 CHUNK = 16 << 20
+Advance = Callable[[int], None]  # told how many bytes were written
 WAIT = "wait until nothing writes to it, and convert again"
 
 
 def permute(weight, head_dim: int, rotary_dim: int):
-    """Rows of a q_proj or k_proj (heads * head_dim, columns), tensor or array, from the original to stock's order."""
+    """Rows of a q_proj or k_proj, from the original to stock's order.
+
+    `weight` is a tensor or array of (heads * head_dim, columns).
+    """
     return _take_rows(weight, row_order(head_dim, rotary_dim))
 
 
@@ -37,7 +41,7 @@ def shard_names(count: int) -> list[str]:
 def link_weights(links: dict[Path, Path], place: Path) -> bool:
     """Make `links`, link -> target; False, and nothing left, where the file system refuses links.
 
-    The links' folder will be renamed to `place`. Hard links are second best, as they keep both folders on one volume.
+    The links' folder will be renamed to `place`. Hard links are second best: they keep both folders on one volume.
     """
     for make in (lambda target, link: _symlink(target, link, place), os.link):
         try:
@@ -52,8 +56,8 @@ def link_weights(links: dict[Path, Path], place: Path) -> bool:
     return False
 
 
-def copy_shard(path: Path, copy: Path, permuted: Header, config: dict, advance: Callable[[int], None]) -> None:
-    """Copy one weight file, and write the `permuted` tensors in it again, with their rows in stock's order."""
+def copy_shard(path: Path, copy: Path, permuted: Header, config: dict, advance: Advance) -> None:
+    """Copy one weight file, then write its `permuted` tensors again, with their rows in stock's order."""
     size, copied = path.stat().st_size, 0
     with copy.open("xb") as target:
         for chunk in _chunks(path):
@@ -68,9 +72,9 @@ def copy_shard(path: Path, copy: Path, permuted: Header, config: dict, advance: 
         sync_file(target)
 
 
-def write_shard(path: Path, permuted: Header, config: dict, advance: Callable[[int], None]) -> None:
+def write_shard(path: Path, permuted: Header, config: dict, advance: Advance) -> None:
     """A safetensors file of the `permuted` tensors, one in memory at a time."""
-    # Wide dtypes first, as the format's own writer does, so that every tensor starts at a multiple of its size.
+    # Wide dtypes first, as the format's own writer does, so that each tensor starts at a multiple of its size.
     names = sorted(permuted, key=lambda name: (-FLOATS[permuted[name].dtype], name))
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name in names:

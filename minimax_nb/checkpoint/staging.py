@@ -1,8 +1,8 @@
 """Writing a folder all or nothing: beside its destination first, renamed at the end, removed after any error.
 
-It knows nothing of what is written. One run at a time writes a destination; others wait, on other machines too where
-the disk is shared. A run that is killed leaves a hidden `.NAME.partial-...` and `.NAME.lock`, never a NAME; the next
-run removes them.
+It knows nothing of what is written. One run at a time writes a destination; others wait, on other machines
+too where the disk is shared. A run that is killed leaves a hidden `.NAME.partial-...` and `.NAME.lock`, never
+a NAME; the next run removes them.
 
     refuse_overlap(src, dst)
     with one_writer(dst), temporary_folder(dst) as partial:
@@ -33,7 +33,7 @@ def final_place(dst: Path) -> Path:
 
 @contextmanager
 def one_writer(dst: Path) -> Iterator[None]:
-    """Hold the only right to write `dst`, waiting for it first. Parents made for a run that fails are removed again."""
+    """Hold the only right to write `dst`, waiting for it first. Parents made for a run that fails go again."""
     from filelock import FileLock
 
     place = final_place(dst)
@@ -56,8 +56,8 @@ def one_writer(dst: Path) -> Iterator[None]:
 def temporary_folder(dst: Path) -> Iterator[Path]:
     """A folder beside `dst` that becomes `dst` at the end, and is gone after any error.
 
-    If `dst` is an empty folder, it is that folder that is filled, so that its mode and owner stay. A mount point cannot
-    be moved, which is found out here, before anything is written.
+    If `dst` is an empty folder, it is that folder that is filled, so that its mode and owner stay. A mount point
+    cannot be moved, which is found out here, before anything is written.
     """
     place = final_place(dst)
     partial = place.parent / f"{_partial_prefix(place)}{uuid.uuid4().hex[:12]}"
@@ -95,7 +95,7 @@ def explained(dst: Path) -> Iterator[None]:
 
 
 def sync_file(file) -> None:
-    """Write an open file to the disk, so that a power cut after the rename leaves no finished-looking folder."""
+    """Write an open file to the disk: a power cut after the rename must leave no finished-looking folder."""
     file.flush()
     os.fsync(file.fileno())
 
@@ -133,7 +133,7 @@ def require_space(folder: Path, needed: int) -> None:
 
 
 def _acquire(lock, dst: Path) -> bool:
-    """Whether the lock is held; False where the file system has none, and runs can only trust their unique names."""
+    """Whether the lock is held; False where the file system has none, and only unique names keep runs apart."""
     from filelock import Timeout
 
     try:
@@ -146,7 +146,8 @@ def _acquire(lock, dst: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        log.warning("%s cannot be locked (%s): start only one conversion into it at a time", dst, error.strerror)
+        advice = "start only one conversion into it at a time"
+        log.warning("%s cannot be locked (%s): %s", dst, error.strerror, advice)
         return False
 
 

@@ -1,10 +1,11 @@
 """Does the loaded tokenizer give the ids that the folder's tokenizer.json gives?
 
-It need not. A tokenizer first cuts a text into pieces (the pre-tokenizer), then merges bytes within each piece.
-MiniMax's tokenizer_config.json names the class GPT2Tokenizer, and for it Transformers 5 puts GPT-2's pre-tokenizer in
-the place of the one in tokenizer.json, without a word (docs/upstream/pre_tokenizer.py). The text then reaches the model
-in ids that it was not trained on. `patch_checkpoint` therefore writes `KEEPS_THE_FILE` as the class, and
-`verify_tokenizer` compares what was loaded with the file, read by the tokenizers library.
+It need not. A tokenizer first cuts a text into pieces (the pre-tokenizer), then merges bytes within each
+piece. MiniMax's tokenizer_config.json names the class GPT2Tokenizer, and for it Transformers 5 puts GPT-2's
+pre-tokenizer in the place of the one in tokenizer.json, without a word (docs/upstream/pre_tokenizer.py). The
+text then reaches the model in ids that it was not trained on. `patch_checkpoint` therefore writes
+`KEEPS_THE_FILE` as the class, and `verify_tokenizer` compares what was loaded with the file, read by the
+tokenizers library.
 
     verify_tokenizer(folder, AutoTokenizer.from_pretrained(folder))
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 from ..errors import CheckpointError
 from .files import DOWNLOAD
 
-KEEPS_THE_FILE = "PreTrainedTokenizerFast"  # the class that takes tokenizer.json as it is, in Transformers 4 and 5
+KEEPS_THE_FILE = "PreTrainedTokenizerFast"  # takes tokenizer.json as it is, in Transformers 4 and 5
 SAMPLES = {
     "digits": "In 2024 it cost 1234567 or 3.14159, not 12,345.67: 45108, 007, 1e-5.",
     "spaces": " two  spaces,   three, a tab\tand\n\nlines \n\n\n  of  nothing \r\n\t end   ",
@@ -25,9 +26,10 @@ SAMPLES = {
 
 
 def verify_tokenizer(folder: Path, tokenizer) -> int:
-    """The number of texts on which `tokenizer` and `folder`/tokenizer.json agree, in ids and in the text decoded again.
+    """The number of texts on which `tokenizer` and `folder`/tokenizer.json agree.
 
-    0 without a tokenizer.json: there is nothing to compare with. Raises CheckpointError at the first difference.
+    They must give the same ids, and the same text for these ids. Raises CheckpointError at the first difference. 0
+    without a tokenizer.json: there is nothing to compare with.
     """
     path = folder / "tokenizer.json"
     if not path.is_file():
@@ -60,11 +62,12 @@ def _read(path: Path):
 
 def _difference(folder: Path, tokenizer, name: str, what: str) -> str:
     return (
-        f"{folder / 'tokenizer_config.json'}: Transformers reads tokenizer.json as {type(tokenizer).__name__}, and on "
-        f"{name} {what}: set tokenizer_class to {KEEPS_THE_FILE}, or convert the original again"
+        f"{folder / 'tokenizer_config.json'}: Transformers reads tokenizer.json as {type(tokenizer).__name__}, "
+        f"and on {name} {what}: set tokenizer_class to {KEEPS_THE_FILE}, or convert the original again"
     )
 
 
 def _first_difference(got: list[int], want: list[int]) -> str:
-    at = next((i for i, (a, b) in enumerate(zip(got, want, strict=False)) if a != b), min(len(got), len(want)))
+    same = (a == b for a, b in zip(got, want, strict=False))
+    at = next((i for i, equal in enumerate(same) if not equal), min(len(got), len(want)))
     return f"token {at} is {got[at : at + 3]} where the file gives {want[at : at + 3]}"
