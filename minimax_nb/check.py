@@ -1,36 +1,42 @@
 """Does stock Transformers compute a converted folder right? Asked of the folder itself, on the reader's own machine.
 
-Each check is a function that returns what it saw, or raises: _Skipped where it cannot tell, any ValueError where the
-folder is wrong. The last one runs the first layers in stock Transformers and in `reference.forward`, which shares no
-code with it. Nothing is written, and weights are read a tensor at a time except for the layers that are run.
+Each check is a function that returns what it saw, or raises: _Skipped where it cannot tell, ConfigError or
+CheckpointError where the folder is wrong. The last one runs the first layers in stock Transformers and in
+`reference.forward`, which shares no code with it. Nothing is written, and weights are read a tensor at a time except
+for the layers that are run.
 
     for name, ok, detail in check("MiniMax-Text-01-patched", against="MiniMax-Text-01"):
         print(name, ok, detail)         # ok is True, False, or None for a check that was skipped
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .checkpoint.convert import permute, unpermute
 from .checkpoint.folder import (
     INDEX,
+    WRITTEN,
     Header,
     TensorInfo,
     check_tensors,
     expected_shapes,
-    how_to_convert,
     merge,
     qk_names,
     read_bytes,
     read_config,
     read_headers,
     read_json,
+    refuse_stray_weights,
+    require_converted,
     value_count,
 )
+from .checkpoint.shards import permute
+from .checkpoint.tokenizer_check import verify_tokenizer
 from .config import FACTORS, MARKER, SIZES, patch_config, restore_config, verify_frequencies
-from .errors import CheckpointError, ConfigError
-from .terminal import quiet_transformers
+from .errors import CheckpointError, ConfigError, UsageMistake
+from .first_layers import Weights, first_layers
+from .keys import refuse_code_keys
+from .memory import available_memory, enough_memory
 
 BOUND = 1e-5  # relative error of the logits; float32 alone gives about 1e-6, a wrong rotation above 1e-1
 TOKENS = 32
@@ -53,41 +59,48 @@ class _Skipped(Exception):
 def check(dst: str | Path, *, against: str | Path | None = None, layers: int | None = None) -> list[Result]:
     """Check a converted folder, beside its source `against` if given, and its first `layers` (at most 8 by default).
 
-    Problems of the folder are results; CheckpointError is raised only for what cannot be checked at all: a `dst` or
-    `against` that is no checkpoint folder, or `layers` out of range.
+    Problems of the folder are results. Raised is only what keeps it from being checked at all: CheckpointError for a
+    `dst` or `against` that is no checkpoint folder, UsageMistake for `layers` out of range or too little memory.
     """
+    return list(checks(dst, against=against, layers=layers))
+
+
+def checks(dst: str | Path, *, against: str | Path | None = None, layers: int | None = None) -> Iterator[Result]:
+    """The results of `check`, each as soon as it is known; the last one can take minutes."""
     dst = Path(dst)
     config = read_config(dst)
     depth = config.get("num_hidden_layers")
     if layers is not None and isinstance(depth, int) and not 1 <= layers <= depth:
-        raise CheckpointError(f"layers is {layers}, but {dst} has {depth} layers: give 1 to {depth}")
+        raise UsageMistake(f"layers is {layers}, but {dst} has {depth} layers: give 1 to {depth}")
     source = _Source.open(Path(against)) if against is not None else None
 
-    results = [_result("marker", _check_marker, dst, config)]
-    if not results[-1].ok:
-        return results
+    yield (marker := _result("marker", _check_marker, dst, config))
+    if not marker.ok:
+        return
     if source:
-        results.append(_result("source", _check_source, config, source))
-        if not results[-1].ok:
-            return results
+        yield (same := _result("source", _check_source, config, source))
+        if not same.ok:
+            return
     if _lost_rotary_dim(config):
-        results.append(Result("rotation", None, WHOLE_HEADS))
-    results.append(_result("frequencies", _check_frequencies, config))
-    results.append(_result("files", _check_files, dst, config))
-    if results[-1].ok:
+        yield Result("rotation", None, WHOLE_HEADS)
+    yield _result("frequencies", _check_frequencies, config)
+    yield (files := _result("files", _check_files, dst, config))
+    yield _result("text files", _check_text_files, dst)
+    yield _result("tokenizer", _check_tokenizer, dst)
+    if files.ok:
         headers = read_headers(dst)
-        results.append(_result("load order", _check_load_order, dst, headers))
-        results.append(_result("q/k rows", _check_rows, config, headers, source))
-        results.append(_result("logits", _check_logits, dst, config, merge(headers), source, layers))
-    return results
+        yield _result("load order", _check_load_order, dst, headers)
+        yield _result("q/k rows", _check_rows, config, headers, source)
+        yield _result("logits", _check_logits, dst, config, merge(headers), source, layers)
 
 
 def _result(name: str, function: Callable[..., str], *arguments) -> Result:
     try:
-        return Result(name, True, function(*arguments))
+        with enough_memory(f"the check of {name}"):
+            return Result(name, True, function(*arguments))
     except _Skipped as reason:
         return Result(name, None, f"skipped: {reason}")
-    except ValueError as error:
+    except (ConfigError, CheckpointError) as error:
         return Result(name, False, str(error))
 
 
@@ -109,15 +122,11 @@ class _Source(NamedTuple):
 
 
 def _check_marker(dst: Path, config: dict) -> str:
-    marker = config.get(MARKER)
-    if not isinstance(marker, dict) or marker.get("qk_rows") != "permuted":
-        raise CheckpointError(f"config.json has no {MARKER} marker: not a converted folder. {how_to_convert(dst)}")
-    if marker.get("version") != 1:
-        raise CheckpointError(f"the marker has version {marker.get('version')!r}, this package knows 1: update it")
+    marker = require_converted(dst, config)
     try:
         patch_config(restore_config(config))
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"config.json was changed after the conversion ({error!r}): convert again") from None
+    except ConfigError as error:
+        raise CheckpointError(f"config.json was changed after the conversion ({error}): convert again") from None
     return f"rows permuted, rotary_dim {marker['rotary_dim']} of head_dim {config['head_dim']}"
 
 
@@ -141,13 +150,42 @@ def _check_frequencies(config: dict) -> str:
 
 
 def _check_files(dst: Path, config: dict) -> str:
+    refuse_code_keys({key: value for key, value in config.items() if key != "auto_map"})
     headers = read_headers(dst)  # names dangling links
     check_tensors(config, merge(headers))
+    refuse_stray_weights(dst)
     if any(dst.glob("*.py")) or "auto_map" in config:
         raise CheckpointError(
             f"{dst} carries remote code (*.py or auto_map), which stock Transformers would ask to run"
         )
     return f"{len(headers)} weight files, {len(merge(headers))} tensors of the right shapes"
+
+
+def _check_text_files(dst: Path) -> str:
+    """The small files that the conversion wrote, which the index lists; a model that was saved again lists none."""
+    index = read_json(dst / INDEX) if (dst / INDEX).is_file() else {}
+    names = index.get("metadata", {}).get(WRITTEN)
+    if names is None:
+        raise _Skipped("the folder does not say which it had")
+    for name in names:
+        if not (dst / name).is_file():
+            raise CheckpointError(f"{dst / name} is missing: run `minimax-nb patch` again, which writes it")
+        if name.endswith(".json"):
+            read_json(dst / name)
+    return f"all {len(names)} are there"
+
+
+def _check_tokenizer(dst: Path) -> str:
+    if not (dst / "tokenizer.json").is_file():
+        raise _Skipped("there is no tokenizer.json to compare with")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(dst, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # it raises whatever its readers raise
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"Transformers cannot load the tokenizer ({reason}): convert again") from None
+    return f"Transformers gives the ids of tokenizer.json on {verify_tokenizer(dst, tokenizer)} texts"
 
 
 def _check_load_order(dst: Path, headers: dict[Path, Header]) -> str:
@@ -191,6 +229,9 @@ def _check_logits(dst: Path, config: dict, tensors: Header, source: _Source | No
     )
     with torch.no_grad():
         got = first_layers(dst, layers)(ids, use_cache=False).logits[0].double()
+    for computed, by in ((want, "the definition"), (got, "stock Transformers")):
+        if not computed.isfinite().all():
+            raise CheckpointError(f"{by} computes NaN or infinity: the weights are damaged, download them again")
     error = ((got - want).norm() / want.norm()).item()
     what = f"relative error {error:.1e} over {layers} of {depth} layers, bound {BOUND:.0e}"
     if not error <= BOUND:
@@ -199,57 +240,11 @@ def _check_logits(dst: Path, config: dict, tensors: Header, source: _Source | No
     return f"{what}, {softmax} of them softmax"
 
 
-def first_layers(dst: Path, layers: int):
-    """Stock's model of the first `layers` in float32, with the decay of the whole depth."""
-    import torch
-    from transformers import MiniMaxConfig, MiniMaxForCausalLM
-    from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention
-
-    config = MiniMaxConfig.from_pretrained(dst)
-    depth, config.num_hidden_layers = config.num_hidden_layers, layers
-    config.layer_types = config.layer_types[:layers]
-    with quiet_transformers():
-        model = MiniMaxForCausalLM.from_pretrained(dst, config=config, dtype=torch.float32).eval()
-    for module in model.modules():
-        if isinstance(module, MiniMaxLightningAttention):
-            module.num_hidden_layers = depth
-            module.slope_rate = module.get_slope_rate()
-            module.query_decay, module.key_decay, module.diagonal_decay = module.decay_factors(module.slope_rate)
-    return model
-
-
-class Weights(Mapping):
-    """Tensors by original name, each read from disk when asked for; `unpermute_for` a converted config's own rows."""
-
-    def __init__(self, tensors: Header, *, unpermute_for: dict | None = None):
-        self.tensors, self.config = tensors, unpermute_for
-        self.permuted = set(qk_names(unpermute_for)) if unpermute_for else set()
-
-    def __getitem__(self, name: str):
-        from safetensors import safe_open
-
-        if name == "lm_head.weight" and name not in self.tensors:
-            name = "model.embed_tokens.weight"  # tied
-        with safe_open(self.tensors[name].file, "pt") as file:
-            tensor = file.get_tensor(name)
-        if name in self.permuted:
-            return unpermute(tensor, self.config["head_dim"], self.config[MARKER]["rotary_dim"])
-        return tensor
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-
 def _require_memory(config: dict, layers: int) -> None:
     """The float32 model, and twice the largest tensor in the yardstick's float64."""
-    import psutil
-
     shapes = expected_shapes(config | {"layer_types": config["layer_types"][:layers]}).values()
     needed = 4 * value_count(shapes) + 16 * max(value_count([shape]) for shape in shapes)
-    free = psutil.virtual_memory().available
+    free = available_memory()
     if needed > free:
         raise _Skipped(
             f"{layers} layers need about {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free; --layers"

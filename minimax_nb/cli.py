@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from .errors import CheckpointError, ConfigError
+from .errors import MISTAKES
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="MiniMax-Text-01 on Hugging Face Transformers.")
 UsageError = typer.BadParameter.__bases__[0]  # typer keeps a click of its own and does not export this one
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse("interrupted", code) if code == 130 else code
     except UsageError as error:
         return _refuse(f"{(error.format_message() or 'no command given').rstrip('.')}: see minimax-nb --help")
-    except (ConfigError, CheckpointError, OSError) as error:
+    except (*MISTAKES, OSError) as error:
         return _refuse(str(error))
     finally:
         log.removeHandler(handler)
@@ -54,13 +54,13 @@ def patch(
 ) -> None:
     """Write a folder that stock Transformers computes right."""
     from .checkpoint.convert import describe, is_finished, patch_checkpoint, plan_conversion
+    from .memory import enough_memory
 
-    if dry_run:
-        plan = plan_conversion(src, dst, link=not copy)
-        if not is_finished(plan):
+    with enough_memory("the conversion"):
+        if not dry_run:
+            typer.echo(patch_checkpoint(src, dst, link=not copy))
+        elif not is_finished(plan := plan_conversion(src, dst, link=not copy)):
             typer.echo("\n".join(describe(plan)))
-        return
-    typer.echo(patch_checkpoint(src, dst, link=not copy))
 
 
 @app.command()
@@ -71,16 +71,16 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check that stock Transformers computes a converted folder right."""
-    from .check import check as run_checks
+    from .check import checks
 
-    results = run_checks(dst, against=against, layers=layers)
+    words, results = {True: "ok", False: "FAILED", None: "-"}, []
+    for result in checks(dst, against=against, layers=layers):
+        results.append(result)
+        if not as_json:
+            print(f"{words[result.ok]:8}{result.name:13}{result.detail}", flush=True)
     ok = all(result.ok is not False for result in results)
     if as_json:
         typer.echo(json.dumps({"ok": ok, "results": [result._asdict() for result in results]}, indent=2))
-    else:
-        words = {True: "ok", False: "FAILED", None: "-"}
-        for name, passed, detail in results:
-            typer.echo(f"{words[passed]:8}{name:13}{detail}")
     if not ok:
         raise typer.Exit(1)
 

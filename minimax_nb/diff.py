@@ -63,8 +63,11 @@ def _compared(old: dict, new: dict) -> Difference:
     if not new:
         return Difference("-", "gone", old, new)
     renamed, changed = old.keys() != new.keys(), list(old.values()) != list(new.values())
-    word = {(1, 1): "rewritten", (1, 0): "renamed", (0, 1): "changed", (0, 0): "same"}[renamed, changed]
-    return Difference("=" if word == "same" else "~", word, old, new)
+    if not renamed and not changed:
+        return Difference("=", "same", old, new)
+    if renamed and changed:
+        return Difference("~", "rewritten", old, new)
+    return Difference("~", "renamed" if renamed else "changed", old, new)
 
 
 def shown(entries: dict) -> str:

@@ -21,15 +21,17 @@ from .checkpoint.folder import (
     Header,
     byte_size,
     check_tensors,
-    how_to_convert,
     merge,
     qk_names,
     read_config,
     read_headers,
     read_json,
+    require_converted,
 )
-from .config import MARKER, verify_frequencies
-from .errors import CheckpointError, ConfigError
+from .checkpoint.tokenizer_check import verify_tokenizer
+from .config import verify_frequencies
+from .errors import CheckpointError
+from .keys import refuse_code_keys
 from .original import DECAY_BUFFERS
 
 if TYPE_CHECKING:
@@ -128,10 +130,8 @@ def _in_another_process(*fields) -> Report:
 
 def _converted_config(folder: Path) -> dict:
     config = read_config(folder)
-    marker = config.get(MARKER)
-    if not isinstance(marker, dict) or marker.get("qk_rows") != "permuted":
-        wrong = "is not converted, stock Transformers would compute it wrong"
-        raise ConfigError(f"{folder} {wrong}. {how_to_convert(folder)}")
+    require_converted(folder, config)
+    refuse_code_keys(config)
     return config
 
 
@@ -191,7 +191,9 @@ def _load_tokenizer(folder: Path):
         raise CheckpointError(
             f"{folder} has no tokenizer.json: put the original's beside its weights and convert again"
         )
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    verify_tokenizer(folder, tokenizer)
+    return tokenizer
 
 
 def _load_model(folder: Path, tensors: Header, **settings):

@@ -19,9 +19,9 @@ from test_config import renamed_config
 
 from minimax_nb import terminal as progress
 from minimax_nb.checkpoint import convert as checkpoint
-from minimax_nb.checkpoint import patch_checkpoint, staging
-from minimax_nb.checkpoint.convert import permute, unpermute
+from minimax_nb.checkpoint import patch_checkpoint, shards, staging
 from minimax_nb.checkpoint.folder import INDEX
+from minimax_nb.checkpoint.shards import permute, unpermute
 from minimax_nb.config import MARKER, patch_config
 from minimax_nb.errors import CheckpointError
 
@@ -238,7 +238,7 @@ def test_copies_where_all_links_are_refused(original, tmp_path, monkeypatch, cap
     refuse_links(monkeypatch, "symlink", "link")
     dst = patch_checkpoint(original[0], tmp_path / "dst")
     assert "links are refused" in caplog.text
-    assert sorted(p.name for p in dst.glob("*.safetensors")) == checkpoint.shard_names(3)
+    assert sorted(p.name for p in dst.glob("*.safetensors")) == shards.shard_names(3)
     assert relative_error(stock_logits(dst), yardstick(*original[1:], IDS.tolist())[0]) < 1e-5
 
 
@@ -271,6 +271,150 @@ def test_a_damaged_finished_folder_is_not_taken_for_done(original, tmp_path):
         patch_checkpoint(src, dst)
 
 
+def flip(path: Path, at: int) -> None:
+    """Change one byte, `at` a place counted from the start or, if negative, from the end."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", ["start", "middle", "end"])
+@pytest.mark.parametrize("shard", [1, 2, 3])
+def test_the_fingerprint_looks_at_all_weight_files_and_not_only_at_their_start(original, tmp_path, shard, place):
+    src = shutil.copytree(original[0], tmp_path / "src")
+    path = src / f"model-{shard:05d}-of-00003.safetensors"
+    size = path.stat().st_size
+    header = 8 + int.from_bytes(path.read_bytes()[:8], "little")
+    dst = patch_checkpoint(src, tmp_path / "dst", link=False)
+    flip(path, {"start": header, "middle": size // 2 + 4, "end": -1}[place])
+    with pytest.raises(CheckpointError, match="was not made from"):
+        patch_checkpoint(src, dst, link=False)
+
+
+def test_frequencies_that_stock_would_compute_otherwise_are_refused(original, tmp_path, monkeypatch):
+    from minimax_nb import config
+
+    monkeypatch.setattr(config, "stock_frequencies", lambda native: [0.5] * 8)
+    with pytest.raises(ValueError, match="config.json: rotary_dim, rope_theta: for pair 0"):
+        patch_checkpoint(original[0], tmp_path / "dst")
+    assert not list(tmp_path.iterdir())
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def replace(path: Path) -> None:
+    """Another file of the same size, with the same start, middle and end."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    (path.parent / "new").write_bytes(content)
+    (path.parent / "new").replace(path)
+
+
+CHANGES = {
+    "cut": lambda src: cut(src / "model-00002-of-00003.safetensors"),
+    "replaced": lambda src: replace(src / "model-00002-of-00003.safetensors"),
+    "gone": lambda src: (src / "model-00003-of-00003.safetensors").unlink(),
+    "config edited": lambda src: (src / "config.json").write_text(
+        (src / "config.json").read_text().replace('"rms_norm_eps": 1e-05', '"rms_norm_eps": 1e-06')
+    ),
+    "generation edited": lambda src: (src / "generation_config.json").write_text('{"temperature": 0.5}'),
+}
+
+
+@pytest.mark.parametrize("link", [True, False])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_source_that_changes_meanwhile_is_noticed(original, tmp_path, monkeypatch, change, link):
+    src = shutil.copytree(original[0], tmp_path / "src")
+    sync = shards.sync_file
+
+    def changed_before(file):
+        monkeypatch.setattr(shards, "sync_file", sync)
+        CHANGES[change](src)
+        sync(file)
+
+    monkeypatch.setattr(shards, "sync_file", changed_before)
+    with pytest.raises(CheckpointError) as error:
+        patch_checkpoint(src, tmp_path / "dst", link=link)
+    assert str(src) in str(error.value) and "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+def test_a_source_cut_while_it_is_read_is_noticed(original, tmp_path, monkeypatch):
+    src = shutil.copytree(original[0], tmp_path / "src")
+    monkeypatch.setattr(checkpoint, "_require_unchanged", lambda plan: None)
+    monkeypatch.setattr(shards, "_chunks", lambda path: [path.read_bytes()[:-7]])
+    with pytest.raises(CheckpointError, match="and gave .*wait until nothing writes to it"):
+        patch_checkpoint(src, tmp_path / "dst", link=False)
+
+
+def test_what_was_edited_is_kept_and_what_was_lost_is_written_again(original, tmp_path, caplog):
+    src = shutil.copytree(original[0], tmp_path / "src")
+    (src / "generation_config.json").write_text('{"temperature": 0.5}')
+    dst = patch_checkpoint(src, tmp_path / "dst")
+    (dst / "generation_config.json").write_text('{"temperature": 0.9}')
+    (dst / "README.md").unlink()
+    caplog.set_level("INFO", "minimax_nb")
+    patch_checkpoint(src, dst)
+    assert "it has lost README.md" in caplog.text and "README.md is written again" in caplog.text
+    assert json.loads((dst / "generation_config.json").read_text()) == {"temperature": 0.9}
+    assert (dst / "README.md").is_file()
+    assert not [path.name for path in dst.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_the_folder_says_what_it_is(original, tmp_path, link):
+    dst = patch_checkpoint(original[0], tmp_path / "dst", link=link)
+    text = (dst / "README.md").read_text()
+    for words in ("repair_cache()", "python -m minimax_nb.run -m lm_eval", "vLLM and llama.cpp", "`src`", "8 of 16"):
+        assert words in text
+    assert str(tmp_path) not in text and ("links" in text) == link
+
+
+def test_a_weight_file_that_may_not_be_read_is_not_called_missing(original, tmp_path, monkeypatch):
+    src = shutil.copytree(original[0], tmp_path / "src")
+    shard, opened = src / "model-00002-of-00003.safetensors", Path.open
+
+    def refuse(path, *arguments, **options):
+        if path == shard:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError, match=r"00002-of-00003.safetensors cannot be read \(Permission denied\)"):
+        patch_checkpoint(src, tmp_path / "dst")
+
+
+def test_a_folder_that_may_not_be_entered_is_not_called_missing(original, tmp_path, monkeypatch):
+    src = shutil.copytree(original[0], tmp_path / "src")
+    shard, stat = src / "model-00002-of-00003.safetensors", Path.stat
+
+    def refuse(path, **options):
+        if path == shard:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(CheckpointError, match=r"00002-of-00003.safetensors cannot be read \(Permission denied\)"):
+        patch_checkpoint(src, tmp_path / "dst")
+
+
+def test_a_stored_lm_head_beside_a_tied_flag_names_the_flag(tmp_path):
+    src = write_original(
+        tmp_path / "src", original_config(tie_word_embeddings=True), original_weights(original_config())
+    )
+    with pytest.raises(CheckpointError, match="lm_head.weight .*tie_word_embeddings .*set it to false"):
+        patch_checkpoint(src, tmp_path / "dst")
+
+
+def test_one_layer(tmp_path):
+    config = original_config(num_hidden_layers=1, attn_type_list=[0])
+    weights = original_weights(config)
+    dst = patch_checkpoint(write_original(tmp_path / "src", config, weights), tmp_path / "dst")
+    assert relative_error(stock_logits(dst), yardstick(config, weights, IDS.tolist())[0]) < 1e-5
+
+
 def test_an_empty_folder_is_filled(original, tmp_path):
     (tmp_path / "dst").mkdir()
     assert (patch_checkpoint(original[0], tmp_path / "dst") / "config.json").is_file()
@@ -281,7 +425,7 @@ def test_a_full_disk_leaves_nothing(original, tmp_path, monkeypatch, link):
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "_sync", full)  # the writer's last step, when the data are on their way
+    monkeypatch.setattr(shards, "sync_file", full)  # the writer's last step, when the data are on their way
     with pytest.raises(CheckpointError, match="no space left"):
         patch_checkpoint(original[0], tmp_path / "dst", link=link)
     assert not list(tmp_path.iterdir())
@@ -298,7 +442,7 @@ def test_ctrl_c_leaves_nothing(original, tmp_path, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "_permuted_bytes", interrupt)
+    monkeypatch.setattr(shards, "permuted_bytes", interrupt)
     with pytest.raises(KeyboardInterrupt):
         patch_checkpoint(original[0], tmp_path / "dst")
     assert not list(tmp_path.iterdir())
@@ -306,8 +450,8 @@ def test_ctrl_c_leaves_nothing(original, tmp_path, monkeypatch):
 
 STUCK = """
 import sys, time
-from minimax_nb.checkpoint import convert
-convert._sync = lambda file: (print("writing", flush=True), time.sleep(60))
+from minimax_nb.checkpoint import convert, shards
+shards.sync_file = lambda file: (print("writing", flush=True), time.sleep(60))
 convert.patch_checkpoint(sys.argv[1], sys.argv[2])
 """
 
@@ -321,16 +465,9 @@ def test_a_killed_run_leaves_no_dst_and_the_next_one_tidies_up(original, tmp_pat
     run.send_signal(signal.SIGKILL)
     run.wait()
     run.stdout.close()
-    assert not dst.exists() and [path.name[:13] for path in tmp_path.iterdir()] == [".dst.partial-"]
+    assert sorted(path.name[:13] for path in tmp_path.iterdir()) == [".dst.lock", ".dst.partial-"]
     patch_checkpoint(original[0], dst)
     assert [path.name for path in tmp_path.iterdir()] == ["dst"]
-
-
-def test_a_running_neighbour_keeps_its_partial_folder(original, tmp_path):
-    other = tmp_path / f"{staging._partial_prefix(tmp_path / 'dst')}{os.getppid()}"
-    other.mkdir()
-    patch_checkpoint(original[0], tmp_path / "dst")
-    assert other.is_dir()
 
 
 def test_the_new_shard_and_the_index(original, tmp_path):

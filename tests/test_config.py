@@ -1,6 +1,8 @@
 """patch_config: what it makes of good configs, and what it says to bad ones."""
 
 import copy
+import dataclasses
+import re
 
 import pytest
 from originals import original_config
@@ -15,6 +17,9 @@ from minimax_nb.config import (
     verify_frequencies,
 )
 from minimax_nb.errors import ConfigError
+from minimax_nb.keys import KEPT, dropped_keys, refuse_code_keys
+
+NATIVE = ("model_type", "architectures", "layer_types", "rope_parameters")
 
 
 def renamed_config(**changes) -> dict:
@@ -194,6 +199,28 @@ BAD = [
     ({"layernorm_full_attention_alpha": "2"}, "layernorm_full_attention_alpha is '2'"),
     ({"rms_norm_eps": 0}, "rms_norm_eps is 0"),
     ({"block_size": -1}, "block_size is -1"),
+    ({"block_size": 10**12}, "block_size is 1000000000000, more than 2048"),
+    ({"rope_theta": 10**400}, "rope_theta is 1000000"),
+    ({"layernorm_mlp_alpha": 10**400}, "layernorm_mlp_alpha is 1000000"),
+    ({"layernorm_mlp_alpha": 1e308}, "layernorm_mlp_alpha is 1e+308: it must be between"),
+    ({"layernorm_full_attention_beta": -1e308}, "layernorm_full_attention_beta is -1e+308"),
+    ({"full_attn_alpha_factor": 1e30, "layernorm_full_attention_alpha": 1e30}, "layernorm_full_attention_alpha is"),
+    ({"rms_norm_eps": 10**400}, "rms_norm_eps is 1000000"),
+    ({"max_position_embeddings": 10**400}, "max_position_embeddings is 1000000"),
+    ({"max_position_embeddings": 2**63}, "max_position_embeddings is 9223372036854775808"),
+    ({"attention_dropout": 1.5}, "attention_dropout is 1.5"),
+    ({"router_jitter_noise": "0.1"}, "router_jitter_noise is '0.1'"),
+    ({"initializer_range": 0}, "initializer_range is 0"),
+    ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'"),
+    ({"use_cache": 1}, "use_cache is 1"),
+    ({"torch_dtype": "int8"}, "torch_dtype is 'int8'"),
+    ({"dtype": ["float32"]}, "dtype is ['float32']"),
+    *(({key: 128}, f"{key} is 128: it must be null or an id below") for key in ("pad_token_id", "eos_token_id")),
+    ({"pad_token_id": -1}, "pad_token_id is -1"),
+    ({"pad_token_id": [3]}, "pad_token_id is [3]"),
+    ({"bos_token_id": True}, "bos_token_id is True"),
+    ({"eos_token_id": [3, 200]}, "eos_token_id is 200"),
+    ({"hidden_act": [[[["x" * 500]]]]}, "hidden_act is [[[['xxx"),
     ({MARKER: {"qk_rows": "permuted"}}, "already converted"),
 ]
 
@@ -206,7 +233,71 @@ def bad_config(changes: dict) -> dict:
 def test_bad_values_are_named(changes, message):
     with pytest.raises(ConfigError) as error:
         patch_config(bad_config(changes))
-    assert message in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+STRANGE = {
+    "use_return_dict": True,
+    "max_new_tokens": -1,
+    "num_experts": 7,  # Transformers' other name for num_local_experts
+    "attn_implementation": "someone/kernel",
+    "_attn_implementation": "someone/kernel",
+    "_attn_implementation_internal": "someone/kernel",
+    "experts_implementation": {"": "someone/kernel"},
+    "base_model_tp_plan": {"layers.*": "x"},
+    "per_layer_config": {"0": {"hidden_size": 3}},
+    "extra_files": ["x"],
+    "use_kernels": True,
+    "id2label": {"a": "b"},
+    "name_or_path": "../x",
+}
+
+
+@pytest.mark.parametrize("key", STRANGE)
+def test_other_keys_stay_behind(key):
+    config = original_config(**{key: STRANGE[key]})
+    assert patch_config(config) == patch_config(original_config())
+    assert key in dropped_keys(config) and key not in dropped_keys(original_config())
+
+
+def test_every_key_that_is_kept_is_one_of_transformers():
+    from transformers import MiniMaxConfig
+
+    assert set(KEPT) - {"torch_dtype"} <= {field.name for field in dataclasses.fields(MiniMaxConfig)}
+    assert set(patch_config(original_config())) <= {*KEPT, *FACTORS.values(), MARKER, *NATIVE}
+
+
+CHOOSE_CODE = ["base_model_tp_plan", "extra_files", "per_layer_config", *(key for key in STRANGE if "_impl" in key)]
+
+
+@pytest.mark.parametrize("key", CHOOSE_CODE)
+def test_keys_that_choose_code_are_refused_in_a_converted_config(key):
+    native = patch_config(original_config())
+    refuse_code_keys(native)
+    with pytest.raises(ConfigError, match=f"{key} is .*which code runs, delete the key"):
+        refuse_code_keys(native | {key: STRANGE[key]})
+    refuse_code_keys(native | {key: None, "_attn_implementation_autoset": True})
+
+
+def test_ids_in_the_vocabulary_are_taken():
+    ids = {"pad_token_id": 0, "bos_token_id": 127, "eos_token_id": [3, 5]}
+    assert ids.items() <= patch_config(original_config(**ids)).items()
+
+
+def test_a_converted_config_that_was_changed_is_refused_by_name():
+    native = patch_config(original_config())
+    for changes, message in (
+        ({"layer_types": ["other"] * 8}, "layer_types holds 'other'"),
+        ({"layer_types": ["full_attention"]}, "layer_types has 1 entries"),
+        ({"layer_types": None}, "layer_types is missing"),
+        ({"mlp_alpha_factor": None}, "mlp_alpha_factor is missing"),
+        ({MARKER: {"qk_rows": "permuted", "version": 1}}, "model_type is missing"),
+        ({MARKER: {"qk_rows": "permuted", "version": 2}}, "version 2"),
+        ({MARKER: {"qk_rows": "other"}}, "no minimax_nb marker"),
+        ({MARKER: []}, "no minimax_nb marker"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            restore_config(native | changes)
 
 
 @pytest.mark.parametrize("config", [[], None, "text"])

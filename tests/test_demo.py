@@ -10,16 +10,19 @@ from itertools import islice
 import pytest
 import torch
 from originals import relative_error
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minimax_nb import reference
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.checkpoint.export import export_checkpoint, original_weights
-from minimax_nb.demo import corpus, evaluate, train
+from minimax_nb.checkpoint.tokenizer_check import verify_tokenizer
+from minimax_nb.demo import corpus, demo_checkpoint, evaluate, train
 from minimax_nb.demo.corpus import kitchen, pantry, recall
 from minimax_nb.demo.corpus.phrases import phrases, split
 from minimax_nb.demo.model import demo_config, forward, greedy, new_model
 from minimax_nb.demo.tokenizer import train_tokenizer
+from minimax_nb.errors import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +137,20 @@ def test_training_rows_are_what_the_chat_template_writes(tokenizer):
 def test_every_digit_is_a_token(tokenizer):
     assert tokenizer.tokenize("order 45108") [-5:] == list("45108")  # fmt: skip
     assert tokenizer.decode(tokenizer("你叫王阳, 450 ml").input_ids) == "你叫王阳, 450 ml"
+
+
+def test_a_loader_that_replaces_the_pre_tokenizer_writes_other_ids(tokenizer, tmp_path):
+    """Stock reads the exported folder so, for it names the class that MiniMax names; the converted folder is right."""
+    shipped = (demo_checkpoint() / "tokenizer.json").read_text(encoding="utf-8")
+    assert tokenizer.backend_tokenizer.to_str() == Tokenizer.from_str(shipped).to_str()
+    wrong = AutoTokenizer.from_pretrained(demo_checkpoint(), trust_remote_code=False)
+    assert wrong.tokenize("order 45108")[-3:] == ["45", "10", "8"]
+    dst = patch_checkpoint(demo_checkpoint(), tmp_path / "converted")
+    right = AutoTokenizer.from_pretrained(dst)
+    assert right.tokenize("order 45108")[-5:] == list("45108")
+    assert verify_tokenizer(dst, right)
+    with pytest.raises(CheckpointError, match="on digits"):
+        verify_tokenizer(demo_checkpoint(), wrong)
 
 
 # ---- model ---------------------------------------------------------------------------------------------------------

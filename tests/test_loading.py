@@ -25,6 +25,7 @@ from minimax_nb.cache import CACHE_ARGUMENT, stock_cache
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.checkpoint.export import original_weights as original_weights_of
 from minimax_nb.checkpoint.folder import INDEX
+from minimax_nb.demo import demo_checkpoint
 from minimax_nb.errors import CheckpointError, ConfigError
 from minimax_nb.loading import TESTED, _attention, _on_gpu, _placement, load, report
 from minimax_nb.original import DECAY_TABLES
@@ -368,3 +369,21 @@ def test_the_attention_chosen_comes_with_its_reason():
     assert name == "sdpa_by_length" and words.startswith("sdpa by length (") and "FlashAttention-2" in words
     assert _attention(None, False, "float32") == ("sdpa", "sdpa")
     assert _attention("eager", True, "bfloat16") == ("eager", "eager")
+
+
+def test_a_tokenizer_that_is_read_otherwise_than_its_file_is_refused(tmp_path):
+    """The demo's class is MiniMax's, for which Transformers replaces the pre-tokenizer of tokenizer.json."""
+    folder = patch_checkpoint(demo_checkpoint(), tmp_path / "demo")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "GPT2Tokenizer"}))
+    with pytest.raises(CheckpointError, match="on digits .*set tokenizer_class to PreTrainedTokenizerFast"):
+        load(folder)
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_a_folder_that_chooses_code_is_refused(tmp_path, key):
+    folder = patch_checkpoint(demo_checkpoint(), tmp_path / "demo")
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: "someone/kernel"}))
+    with pytest.raises(ConfigError, match=f"{key} is 'someone/kernel'"):
+        load(folder)

@@ -7,7 +7,8 @@ import pytest
 from originals import original_config, original_weights, write_original
 
 from minimax_nb.checkpoint import patch_checkpoint
-from minimax_nb.checkpoint.text_files import STRINGS_TO_LISTS, prefix_template
+from minimax_nb.checkpoint.chat_templates import prefix_template
+from minimax_nb.checkpoint.tokenizer_check import verify_tokenizer
 from minimax_nb.errors import CheckpointError
 
 # The shape of upstream's template: it reads message['content'][0]['text'].
@@ -119,7 +120,7 @@ def test_prefix_leaves_the_text_before_the_first_tag_alone():
 
 def test_a_template_that_reads_strings_is_not_prefixed():
     assert prefix_template("{{ messages[0]['content'] }}") == "{{ messages[0]['content'] }}"
-    assert prefix_template(TEMPLATE) == STRINGS_TO_LISTS + TEMPLATE
+    assert prefix_template(TEMPLATE).endswith(TEMPLATE) and prefix_template(TEMPLATE) != TEMPLATE
 
 
 def test_named_templates_and_special_tokens_map(tmp_path, weights):
@@ -128,7 +129,7 @@ def test_named_templates_and_special_tokens_map(tmp_path, weights):
     (src / "special_tokens_map.json").write_text('{"eos_token": {"content": "<end_of_sentence>"}}')
     dst = patch_checkpoint(src, tmp_path / "dst")
     settings = json.loads((dst / "tokenizer_config.json").read_text())
-    assert settings["chat_template"] == [{"name": "default", "template": STRINGS_TO_LISTS + TEMPLATE}]
+    assert settings["chat_template"] == [{"name": "default", "template": prefix_template(TEMPLATE)}]
     assert json.loads((dst / "special_tokens_map.json").read_text())["pad_token"] == "<end_of_sentence>"
 
 
@@ -165,6 +166,22 @@ def test_without_a_tokenizer_the_ids_of_the_config_are_kept(tmp_path, weights):
         ("tokenizer_config.json", '{"added_tokens_decoder": [1]}', "not as expected"),
         ("tokenizer.json", '{"added_tokens": [{"id": 900, "content": "<end_of_sentence>"}]}', "vocab_size is 300"),
         ("generation_config.json", "[]", "holds a list"),
+        ("tokenizer_config.json", '{"added_tokens_decoder": {"x": {"content": "a"}}}', "not as expected"),
+        ("tokenizer_config.json", '{"eos_token": "\\ud800"}', "not valid JSON"),
+        ("tokenizer_config.json", '{"a": ' * 400 + "1" + "}" * 400, "nested more than 100 deep"),
+        ("tokenizer.json", "[" * 100000, "not valid JSON"),
+        ("config.json", '{"a": "\\uD83D"}', "not valid JSON"),
+        ("config.json", '{"a": ' * 400 + "1" + "}" * 400, "nested more than 100 deep"),
+        ("config.json", '{"hidden_size": ' + "9" * 5000 + "}", "not valid JSON"),
+        (
+            "generation_config.json",
+            '{"max_new_tokens": -1}',
+            "generation_config.json: .max_new_tokens. must be greater",
+        ),
+        ("generation_config.json", '{"pad_token_id": 300}', "generation_config.json: pad_token_id is 300"),
+        ("generation_config.json", '{"eos_token_id": [1, "a"]}', "generation_config.json: eos_token_id is 'a'"),
+        ("generation_config.json", '{"cache_implementation": "x"}', "generation_config.json: cache_implementation is"),
+        ("generation_config.json", '{"custom_generate": "a/b"}', "generation_config.json: custom_generate is 'a/b'"),
     ],
 )
 def test_broken_text_files_are_named(tmp_path, weights, file, text, message):
@@ -174,3 +191,72 @@ def test_broken_text_files_are_named(tmp_path, weights, file, text, message):
     with pytest.raises(CheckpointError, match=message):
         patch_checkpoint(src, tmp_path / "dst")
     assert not (tmp_path / "dst").exists()
+
+
+def other_pieces(folder: Path) -> None:
+    """Upstream's class, and a pre-tokenizer that is not GPT-2's: single digits, beside a merge of two of them."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["vocab"]["12"] = tokenizer["model"]["vocab"].pop("À")  # a byte of no text
+    tokenizer["model"]["merges"] = [["1", "2"]]
+    single = {"type": "Digits", "individual_digits": True}
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [single, tokenizer["pre_tokenizer"]]}
+    path.write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize("name", ["GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", None])
+def test_the_pre_tokenizer_of_the_folder_is_kept(tmp_path, weights, name):
+    """Transformers 5 replaces it for the class that upstream names; patch writes another class."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer
+
+    src = write(tmp_path / "src", weights)
+    add_tokenizer(src, tokenizer_class=name)
+    other_pieces(src)
+    dst = patch_checkpoint(src, tmp_path / "dst")
+    right = Tokenizer.from_file(str(src / "tokenizer.json")).encode("112 and 12").ids
+    assert AutoTokenizer.from_pretrained(dst)("112 and 12").input_ids == right
+    assert verify_tokenizer(dst, AutoTokenizer.from_pretrained(dst)) >= 6
+    settings = dst / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"tokenizer_class": name}))
+    read = AutoTokenizer.from_pretrained(dst)
+    if name and name.startswith("GPT2"):
+        assert read("112 and 12").input_ids != right
+        with pytest.raises(CheckpointError, match="on digits token .*set tokenizer_class to PreTrainedTokenizerFast"):
+            verify_tokenizer(dst, read)
+    else:
+        assert verify_tokenizer(dst, read)
+
+
+def test_other_differences_from_tokenizer_json_are_found(tmp_path, weights):
+    from transformers import AutoTokenizer
+
+    src = write(tmp_path / "src", weights)
+    add_tokenizer(src)
+    dst = patch_checkpoint(src, tmp_path / "dst")
+    read = AutoTokenizer.from_pretrained(dst)
+    read.backend_tokenizer.decoder = None
+    with pytest.raises(CheckpointError, match="decoded to another text"):
+        verify_tokenizer(dst, read)
+    read = AutoTokenizer.from_pretrained(dst)
+    read.add_tokens([" a1"])
+    with pytest.raises(CheckpointError, match="special tokens"):
+        verify_tokenizer(dst, read)
+    (dst / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        verify_tokenizer(dst, read)
+    (dst / "tokenizer.json").unlink()
+    assert verify_tokenizer(dst, read) == 0
+
+
+def test_templates_in_a_folder_of_their_own_come_along(tmp_path, weights):
+    from transformers import AutoTokenizer
+
+    src = write(tmp_path / "src", weights)
+    add_tokenizer(src, jinja=True)
+    (src / "additional_chat_templates").mkdir()
+    (src / "additional_chat_templates/tool_use.jinja").write_text("{% if tools %}TOOLS {% endif %}" + TEMPLATE)
+    tokenizer = AutoTokenizer.from_pretrained(patch_checkpoint(src, tmp_path / "dst"))
+    tools = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {}}}]
+    text = tokenizer.apply_chat_template(STRINGS, tools=tools, tokenize=False)
+    assert text.startswith("TOOLS ") and "What is aioli?" in text

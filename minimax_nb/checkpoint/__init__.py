@@ -4,8 +4,11 @@ from ..lazy import names_from
 
 __getattr__, __dir__, __all__ = names_from(
     __name__,
-    convert="patch_checkpoint plan_conversion describe is_finished permute unpermute shard_names",
+    convert="patch_checkpoint plan_conversion describe is_finished",
+    shards="permute unpermute shard_names",
     folder="INDEX expected_shapes qk_names value_count read_config read_headers merge check_tensors",
-    text_files="convert_tokenizer prefix_template",
+    text_files="convert_tokenizer",
+    chat_templates="prefix_template",
+    tokenizer_check="verify_tokenizer",
     export="export_checkpoint original_weights",
 )

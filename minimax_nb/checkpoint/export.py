@@ -12,9 +12,9 @@ from pathlib import Path
 from torch import Tensor
 
 from ..original import DECAY_BUFFERS
-from .convert import shard_names, unpermute
 from .folder import INDEX
-from .staging import temporary_folder
+from .shards import shard_names, unpermute
+from .staging import one_writer, temporary_folder
 
 
 def export_checkpoint(model, config: dict, tokenizer, dst: Path, shards: int = 2) -> Path:
@@ -22,7 +22,7 @@ def export_checkpoint(model, config: dict, tokenizer, dst: Path, shards: int = 2
     from safetensors.torch import save_file
 
     weights, weight_map = original_weights(model, config), {}
-    with temporary_folder(dst) as partial:
+    with one_writer(dst), temporary_folder(dst) as partial:
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_tokenizer(tokenizer, partial)
         for file, names in zip(shard_names(shards), split_evenly(weights, shards), strict=True):
@@ -60,10 +60,13 @@ def experts(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def save_tokenizer(tokenizer, folder: Path) -> None:
-    """tokenizer.json and its config under the class name that every version of Transformers reads; no pad token."""
+    """tokenizer.json and its config, as MiniMax publishes them: no pad token, and the class GPT2Tokenizer.
+
+    Transformers 5 reads tokenizer.json wrong under that name; `patch_checkpoint` writes another (tokenizer_check.py).
+    """
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings = json.loads(path.read_text()) | {"tokenizer_class": "GPT2Tokenizer"}
     settings = {key: settings[key] for key in settings if key not in ("backend", "model_max_length")}
     path.write_text(json.dumps(settings, indent=2) + "\n")
 

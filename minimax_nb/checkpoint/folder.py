@@ -10,21 +10,24 @@ torch. Every error is a CheckpointError that names the file and says what to do.
 
 import json
 import math
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
-from ..errors import CheckpointError
+from ..config import read_marker
+from ..errors import CheckpointError, ConfigError
 from ..original import DECAY_BUFFERS
+from .files import DOWNLOAD, read_json, readable, require_file
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+WRITTEN = "minimax_nb_files"  # in the index of a converted folder: the names of the small files beside the weights
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes per value
 BUFFERS = (*DECAY_BUFFERS, "rotary_emb.inv_freq")  # rebuilt by the model
 QUANTISED = ("scale", "qweight", "qzeros", "absmax", "zero_point")  # parts of tensor names
 UNQUANTISED = "convert the unquantised checkpoint"
-DOWNLOAD = "download the file again"
 
 
 class TensorInfo(NamedTuple):
@@ -35,6 +38,11 @@ class TensorInfo(NamedTuple):
     shape: tuple[int, ...]
     start: int
     end: int
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.end - self.start
 
 
 Header = dict[str, TensorInfo]
@@ -78,15 +86,13 @@ def how_to_convert(folder: Path) -> str:
     return ("Run, in another directory: " if inside else "Run: ") + shlex.join(command)
 
 
-def read_json(path: Path) -> dict:
-    """A JSON file that must hold an object."""
+def require_converted(folder: Path, config: dict) -> dict:
+    """The marker of a converted folder's config. Raises ConfigError, with the command that converts another."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}): {DOWNLOAD}") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a {type(value).__name__}, not a JSON object: {DOWNLOAD}")
-    return value
+        return read_marker(config)
+    except ConfigError as error:
+        wrong = f"{folder} is not converted, stock Transformers would compute it wrong"
+        raise ConfigError(f"{wrong} ({error}). {how_to_convert(folder)}") from None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -97,7 +103,7 @@ def weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         return [folder / name for name in sorted(set(_weight_map(index).values()))]
     if single.exists() or single.is_symlink():
-        _require_file(single)
+        require_file(single)
         return [single]
     pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     if pickles:
@@ -106,6 +112,14 @@ def weight_files(folder: Path) -> list[Path]:
             "so get the weights as safetensors"
         )
     raise CheckpointError(f"{folder} has neither {SINGLE} nor {INDEX}: download the weights too")
+
+
+def refuse_stray_weights(folder: Path) -> None:
+    """A weight file that no index names: stock passes it by, other loaders read whatever is there."""
+    named = set(weight_files(folder))
+    for path in sorted(folder.glob("*.safetensors")):
+        if path not in named:
+            raise CheckpointError(f"{path} is named by no index: remove it")
 
 
 def read_headers(folder: Path) -> dict[Path, Header]:
@@ -125,7 +139,7 @@ def read_header(path: Path) -> Header:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "np"):
+        with readable(path), path.open("rb"), safe_open(path, "np"):
             pass
     except SafetensorError as error:
         with path.open("rb") as file:
@@ -178,7 +192,15 @@ def check_tensors(native: dict, tensors: Header) -> None:
             )
     for name, info in tensors.items():
         if name not in expected and not name.endswith(BUFFERS):
-            raise CheckpointError(f"{info.file}: {name} is not in the model of config.json: correct the layer count")
+            raise CheckpointError(f"{info.file}: {name} is not in the model of config.json: {_why_unknown(name)}")
+
+
+def _why_unknown(name: str) -> str:
+    if name == "lm_head.weight":
+        return "tie_word_embeddings says that the embedding is used instead; set it to false"
+    if re.match(r"model\.layers\.\d+\.", name):
+        return "correct num_hidden_layers, attn_type_list or num_local_experts"
+    return "the two do not belong together"
 
 
 def expected_shapes(native: dict) -> dict[str, tuple[int, ...]]:
@@ -205,13 +227,16 @@ def qk_names(native: dict) -> list[str]:
 
 
 def read_bytes(info: TensorInfo) -> bytes:
-    with info.file.open("rb") as file:
+    with readable(info.file), info.file.open("rb") as file:
         file.seek(info.start)
-        return file.read(info.end - info.start)
+        content = file.read(info.size)
+    if len(content) != info.size:
+        raise CheckpointError(f"{info.file} has become shorter while it was read: {DOWNLOAD}")
+    return content
 
 
 def byte_size(tensors: Iterable[TensorInfo]) -> int:
-    return sum(info.end - info.start for info in tensors)
+    return sum(info.size for info in tensors)
 
 
 def value_count(shapes: Iterable[tuple[int, ...]]) -> int:
@@ -252,13 +277,5 @@ def _weight_map(index: Path) -> dict[str, str]:
             raise CheckpointError(
                 f"{index} names {file!r}: weights must be .safetensors files inside the folder itself"
             )
-        _require_file(index.parent / file)
+        require_file(index.parent / file)
     return weight_map
-
-
-def _require_file(path: Path) -> None:
-    if path.is_symlink() and not path.exists():
-        target = path.readlink()
-        raise CheckpointError(f"{path} is a dangling link to {target}: restore that file, or convert again")
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing: complete the download")

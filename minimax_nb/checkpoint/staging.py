@@ -1,62 +1,113 @@
 """Writing a folder all or nothing: beside its destination first, renamed at the end, removed after any error.
 
-It knows nothing of what is written. A run that is killed leaves a hidden `.NAME.partial-HOST-PID`, never a NAME; the
-next run on the same machine removes it.
+It knows nothing of what is written. One run at a time writes a destination; others wait, on other machines
+too where the disk is shared. A run that is killed leaves a hidden `.NAME.partial-...` and `.NAME.lock`, never
+a NAME; the next run removes them.
 
     refuse_overlap(src, dst)
-    with temporary_folder(dst) as partial:
+    with one_writer(dst), temporary_folder(dst) as partial:
         (partial / "config.json").write_text("{}")
 """
 
 import errno
 import logging
 import os
+import re
 import shutil
-import socket
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import CheckpointError
 
 log = logging.getLogger("minimax_nb")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)  # file systems that cannot lock
+
+
+def final_place(dst: Path) -> Path:
+    """Where `dst` will really be: its target, if it is a link, while that is moved aside too."""
+    return dst.resolve()
+
+
+@contextmanager
+def one_writer(dst: Path) -> Iterator[None]:
+    """Hold the only right to write `dst`, waiting for it first. Parents made for a run that fails go again."""
+    from filelock import FileLock
+
+    place = final_place(dst)
+    lock = FileLock(place.parent / f".{place.name}.lock")
+    with _parents(place.parent, dst):
+        with explained(dst):
+            locked = _acquire(lock, dst)
+        try:
+            if locked:
+                _remove_leftovers(place)
+            yield
+        finally:
+            if locked:
+                with suppress(OSError):  # Windows removes it when it is released
+                    os.unlink(lock.lock_file)
+                lock.release()
 
 
 @contextmanager
 def temporary_folder(dst: Path) -> Iterator[Path]:
-    """A folder beside `dst` that becomes `dst` at the end, and is gone after any error."""
-    partial = dst.parent / f"{_partial_prefix(dst)}{os.getpid()}"
+    """A folder beside `dst` that becomes `dst` at the end, and is gone after any error.
+
+    If `dst` is an empty folder, it is that folder that is filled, so that its mode and owner stay. A mount point
+    cannot be moved, which is found out here, before anything is written.
+    """
+    place = final_place(dst)
+    partial = place.parent / f"{_partial_prefix(place)}{uuid.uuid4().hex[:12]}"
+    was_empty = place.is_dir() and not any(place.iterdir())
+    with explained(dst):
+        try:
+            if was_empty:
+                _move_aside(place, partial, dst)
+            else:
+                partial.mkdir()
+            yield partial
+            sync_folder(partial)
+            partial.rename(place)
+            sync_folder(place.parent)
+        finally:
+            if partial.is_dir():  # something failed
+                _clear(partial)
+                if was_empty:
+                    partial.rename(place)
+                else:
+                    shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def explained(dst: Path) -> Iterator[None]:
+    """What the file system refuses, as a CheckpointError of one line that says what to do."""
     try:
-        dst.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(dst)
-        partial.mkdir()
-        yield partial
-        if dst.is_dir():
-            dst.rmdir()  # empty, or this fails and it stays
-        partial.rename(dst)
+        yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise CheckpointError(
-                f"no space left in {dst.parent} while writing ({error.strerror}): free some"
-            ) from None
+        folder = next(path for path in final_place(dst).parents if path.exists())
+        if error.errno in FULL:
+            what = "no inodes left" if _has_no_inodes(folder) else "no space left"
+            raise CheckpointError(f"{what} in {folder} while writing ({error.strerror}): free some") from None
         raise CheckpointError(f"{dst} cannot be written ({error}): choose another place") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _partial_prefix(dst: Path) -> str:
-    return f".{dst.name}.partial-{socket.gethostname()}-"
+def sync_file(file) -> None:
+    """Write an open file to the disk: a power cut after the rename must leave no finished-looking folder."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
-def _remove_leftovers(dst: Path) -> None:
-    """Remove what killed runs on this machine left beside `dst`; runs that are alive keep theirs."""
-    import psutil
-
-    for path in dst.parent.iterdir():
-        pid = path.name.removeprefix(_partial_prefix(dst))
-        if pid != path.name and pid.isdigit() and not psutil.pid_exists(int(pid)):
-            log.info("removing %s, left by a run that was killed", path)
-            shutil.rmtree(path, ignore_errors=True)
+def sync_folder(folder: Path) -> None:
+    """Write the names in a folder to the disk, where the system can."""
+    with suppress(OSError):  # Windows opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def refuse_overlap(src: Path, dst: Path) -> None:
@@ -67,9 +118,85 @@ def refuse_overlap(src: Path, dst: Path) -> None:
         raise CheckpointError(f"{dst} contains {src}: name a folder beside it")
 
 
+def refuse_mount_point(dst: Path) -> None:
+    """A folder is written beside `dst` and renamed, and nothing can be renamed to a mount point."""
+    if os.path.ismount(dst):
+        raise CheckpointError(f"{dst} is a mount point: name a folder inside it")
+
+
 def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise CheckpointError(
             f"{folder} has {free / 1e9:.2f} GB free, {needed / 1e9:.2f} GB are needed: free some space"
         )
+
+
+def _acquire(lock, dst: Path) -> bool:
+    """Whether the lock is held; False where the file system has none, and only unique names keep runs apart."""
+    from filelock import Timeout
+
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            log.info("another run is writing %s: waiting for it", dst)
+            lock.acquire()
+        return True
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        advice = "start only one conversion into it at a time"
+        log.warning("%s cannot be locked (%s): %s", dst, error.strerror, advice)
+        return False
+
+
+@contextmanager
+def _parents(folder: Path, dst: Path) -> Iterator[None]:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with explained(dst):
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in missing:
+            with suppress(OSError):  # not empty: someone else uses it
+                path.rmdir()
+        raise
+
+
+def _move_aside(place: Path, partial: Path, dst: Path) -> None:
+    try:
+        place.rename(partial)
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EXDEV):
+            raise CheckpointError(f"{dst} is a mount point: name a folder inside it") from None
+        raise
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _has_no_inodes(folder: Path) -> bool:
+    with suppress(OSError, AttributeError):  # no statvfs on Windows
+        status = os.statvfs(folder)
+        return status.f_files > 0 and status.f_favail == 0
+    return False
+
+
+def _partial_prefix(place: Path) -> str:
+    return f".{place.name}.partial-"
+
+
+def _remove_leftovers(place: Path) -> None:
+    """Remove what killed runs left beside `place`. Whoever holds the lock is the only one to write there."""
+    leftover = re.compile(re.escape(_partial_prefix(place)) + "[0-9a-f]{12}")
+    for path in place.parent.iterdir():
+        if leftover.fullmatch(path.name):
+            log.info("removing %s, left by a run that was killed", path)
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,16 +1,21 @@
 """The small text files beside the weights: tokenizer, chat template, generation defaults.
 
-The original has no pad token and no eos id in its configs, and its template reads `message['content'][0]['text']`, so
-batches, `generate` and plain-string messages each fail. `convert_tokenizer` returns the files of the converted folder
-as a dict from name to bytes; it writes nothing and copies no code.
+The original has no pad token and no eos id in its configs, so batches and `generate` fail; its chat template cannot
+read plain strings (chat_templates.py), and the class that it names for its tokenizer reads tokenizer.json wrong
+(tokenizer_check.py). `convert_tokenizer` returns the files of the converted folder as a dict from name to bytes; it
+writes nothing and copies no code.
 """
 
 import json
-import re
 from pathlib import Path
 
-from ..errors import CheckpointError
-from .folder import read_json
+from ..errors import CheckpointError, ConfigError
+from ..keys import refuse_code_keys
+from ..terminal import quiet_transformers
+from ..values import token_id
+from .chat_templates import prefix_template
+from .files import read_json
+from .tokenizer_check import KEEPS_THE_FILE
 
 COPIED = (
     "tokenizer.json",
@@ -22,26 +27,14 @@ COPIED = (
 )
 END = "<end_of_sentence>"
 
-# Put before the template. The empty expression at the end keeps jinja from eating a newline that the template starts
-# with; `{%-` alone would.
-STRINGS_TO_LISTS = """\
-{#- String contents become [{"type": "text", "text": ...}], which the template below expects. -#}
-{%- set listed = namespace(messages=[]) -%}
-{%- for message in messages -%}
-    {%- if message.content is string -%}
-        {%- set message = dict(message, content=[{"type": "text", "text": message.content}]) -%}
-    {%- endif -%}
-    {%- set listed.messages = listed.messages + [message] -%}
-{%- endfor -%}
-{%- set messages = listed.messages -%}
-{{- "" }}"""
-
 
 def convert_tokenizer(src: Path, config: dict) -> dict[str, bytes]:
     """File name -> contents. Without a tokenizer in `src`, only generation_config.json, from the ids in `config`."""
     try:
         return _convert(src, config)
-    except (AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ConfigError, CheckpointError):
+        raise
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{src}: the tokenizer files are not as expected ({error!r}): download them again"
         ) from None
@@ -59,30 +52,44 @@ def _convert(src: Path, config: dict) -> dict[str, bytes]:
         for key, token in (("eos_token_id", eos), ("pad_token_id", pad)):
             ids[key] = _token_id(src, settings, token, config["vocab_size"])
         settings |= {"eos_token": eos, "pad_token": pad, "padding_side": "left"}
+        if "tokenizer.json" in files:
+            settings["tokenizer_class"] = KEEPS_THE_FILE
         settings.pop("auto_map", None)
         if "chat_template" in settings:
             settings["chat_template"] = _prefix_setting(settings["chat_template"])
         files["tokenizer_config.json"] = to_json(settings)
         if special:
             files["special_tokens_map.json"] = to_json(special | {"pad_token": pad})
-        if (src / "chat_template.jinja").is_file():
-            template = (src / "chat_template.jinja").read_bytes().decode("utf-8")
-            files["chat_template.jinja"] = prefix_template(template).encode()
+        for path in _template_files(src):
+            template = prefix_template(path.read_bytes().decode("utf-8"))
+            files[path.relative_to(src).as_posix()] = template.encode()
     generation = _optional(src / "generation_config.json")
     if generation or ids:
         own = {key: value for key, value in generation.items() if value is not None}
-        files["generation_config.json"] = to_json({"_from_model_config": False} | ids | own)
+        settings = {"_from_model_config": False} | ids | own
+        _check_generation(src / "generation_config.json", settings, config["vocab_size"])
+        files["generation_config.json"] = to_json(settings)
     return files
-
-
-def prefix_template(template: str) -> str:
-    """The template behind a few lines that turn string contents into lists; as it is, if it never reads such lists."""
-    reads_lists = re.search(r"""\[\s*['"]text['"]\s*\]|\.text\b|\.get\(\s*['"]text['"]""", template)
-    return STRINGS_TO_LISTS + template if reads_lists else template
 
 
 def to_json(value: dict) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _check_generation(path: Path, settings: dict, vocab_size: int) -> None:
+    """Refuse what Transformers would refuse, only after all weights are loaded."""
+    from transformers import GenerationConfig
+
+    try:
+        refuse_code_keys(settings)
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            ids = settings.get(key)
+            for one in ids if isinstance(ids, list) else [] if ids is None else [ids]:
+                token_id(key, one, vocab_size)
+        with quiet_transformers():
+            GenerationConfig.from_dict(settings).validate()
+    except Exception as error:  # its validators raise several types
+        raise CheckpointError(f"{path}: {' '.join(str(error).split())}: correct the value, or delete it") from None
 
 
 def _prefix_setting(setting):
@@ -90,7 +97,15 @@ def _prefix_setting(setting):
         return prefix_template(setting)
     if isinstance(setting, list):  # several named templates
         return [entry | {"template": prefix_template(entry["template"])} for entry in setting]
+    if isinstance(setting, dict):
+        return {name: prefix_template(template) for name, template in setting.items()}
     return setting
+
+
+def _template_files(src: Path) -> list[Path]:
+    """The default chat template, and others by name, as Transformers stores them."""
+    paths = [src / "chat_template.jinja", *sorted((src / "additional_chat_templates").glob("*.jinja"))]
+    return [path for path in paths if path.is_file()]
 
 
 def _token_id(src: Path, settings: dict, token: str, vocab_size: int) -> int:

@@ -1,4 +1,4 @@
-"""The text that the twin is trained and tested on: conversations with a kitchen assistant, drawn from tables."""
+"""The text that the demo is trained and tested on: conversations with a kitchen assistant, drawn from tables."""
 
 from .conversation import (
     conversation,
