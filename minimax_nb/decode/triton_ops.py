@@ -1,0 +1,118 @@
+"""The operations of a step as Triton kernels, for CUDA GPUs: what torch_ops.py says, with the same names.
+
+Weights of many rows are read by cuBLAS, for one row by `gemv`, which reaches more of the memory's bandwidth. Whoever
+calls has set the device. No gradients.
+"""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+import triton
+from torch import Tensor
+
+from . import kernels
+from .buffers import Place
+from .flash import attend as attend_split
+
+try:
+    from ..lightning.kernels import _decode_step
+except ImportError:
+    from ..kernels import _decode_step
+
+EXPERTS = "minimax_nb"  # the package's own experts among Transformers' implementations
+ROWS, BLOCK, WARPS = (
+    4,
+    2048,
+    8,
+)  # of a program of gemv: outputs, inputs at a time; the fastest of those tried on an H200
+
+
+def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return _sum_norm(x, 1.0, x, 0.0, weight, eps, False, True)
+
+
+def scaled_sum(x: Tensor, alpha: float, y: Tensor, beta: float) -> Tensor:
+    return _sum_norm(x, alpha, y, beta, x, 0.0, True, False)
+
+
+def sum_norm(x: Tensor, alpha: float, y: Tensor, beta: float, weight: Tensor, eps: float) -> Tensor:
+    return _sum_norm(x, alpha, y, beta, weight, eps, True, True)
+
+
+def _sum_norm(x, alpha, y, beta, weight, eps, add: bool, normed: bool) -> Tensor:
+    out, width = torch.empty_like(x), x.shape[1]
+    block = triton.next_power_of_2(width)
+    kernels.sum_norm[(len(x),)](
+        x, y, weight, out, float(alpha), float(beta), float(eps), width, block, add, normed, num_warps=_warps(block)
+    )
+    return out
+
+
+def linear(x: Tensor, *weights: Tensor) -> list[Tensor]:
+    if len(x) > 1:
+        return [F.linear(x, weight) for weight in weights]
+    counts, width = [len(weight) for weight in weights], x.shape[1]
+    out = x.new_empty(1, sum(counts))
+    first, second, third = (*weights, *weights[:1] * 2)[:3]
+    counts += [0] * (3 - len(counts))
+    block = min(BLOCK, triton.next_power_of_2(width))
+    grid = (sum(triton.cdiv(count, ROWS) for count in counts),)
+    kernels.gemv[grid](x, first, second, third, out, *counts, width, ROWS, block, num_warps=WARPS)
+    return list(out.split(counts[: len(weights)], 1))
+
+
+def decay_and_read(qkv: Tensor, slopes: Tensor, state: Tensor, heads: int) -> Tensor:
+    width = state.shape[-1]
+    out = qkv.new_empty(len(qkv), heads * width, dtype=torch.float32 if qkv.dtype == torch.float16 else qkv.dtype)
+    columns = min(32, triton.next_power_of_2(width))
+    grid = (len(qkv) * heads, triton.cdiv(width, columns))
+    sizes = {"HEADS": heads, "HEAD_DIM": width, "BLOCK": triton.next_power_of_2(width), "COLUMNS": columns}
+    _decode_step[grid](qkv, slopes, state, state, out, **sizes)  # a program reads what it writes, and nothing else
+    return out
+
+
+def norm_and_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    out, width = torch.empty_like(gate), x.shape[1]
+    block = triton.next_power_of_2(width)
+    kernels.norm_and_gate[(len(x),)](x, gate, weight, out, float(eps), width, block, num_warps=_warps(block))
+    return out
+
+
+def rotate_and_keep(q, k, v, keys: Tensor, values: Tensor, place: Place, frequencies: Tensor, scale: float) -> Tensor:
+    batch, grouped, room, width = keys.shape
+    heads, out, half = q.shape[1] // width, torch.empty_like(q), triton.next_power_of_2(width // 2)
+    kernels.rotate_and_keep[(batch, heads + 2 * grouped)](
+        q, k, v, out, keys, values, place.at, place.positions, frequencies, scale, room, heads, grouped, width, half,
+        num_warps=1,
+    )  # fmt: skip
+    return out.view(batch, heads, width)
+
+
+def attend(q: Tensor, keys: Tensor, values: Tensor, place: Place) -> Tensor:
+    return attend_split(q, keys, values, place.keep, place.at)
+
+
+def route(x: Tensor, weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    (logits,) = linear(x, weight)
+    index = torch.empty(len(x), count, dtype=torch.long, device=x.device)
+    weights = torch.empty(len(x), count, dtype=torch.float32, device=x.device)
+    experts = len(weight)
+    kernels.route[(len(x),)](logits, index, weights, experts, triton.next_power_of_2(experts), count, num_warps=1)
+    return index, weights
+
+
+def experts(module, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """By the package's own kernels if the model has them, else Transformers' grouped_mm, which can be recorded."""
+    return _experts(getattr(module.config, "_experts_implementation", None))(module, x, index, weights)
+
+
+@cache
+def _experts(name: str | None):
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    return ALL_EXPERTS_FUNCTIONS[name if name == EXPERTS else "grouped_mm"]
+
+
+def _warps(block: int) -> int:
+    return max(1, min(16, block // 512))
