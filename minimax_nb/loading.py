@@ -32,18 +32,22 @@ SMALL = 2 * 10**9  # bytes; loading less takes about a second, without a progres
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
-def load(path, *, attn_implementation=None, dtype=None, device_map="auto", lightning="auto"):
+def load(path, *, attn_implementation=None, dtype=None, device_map="auto", lightning="auto", decoding=None):
     """(model, tokenizer) of a converted folder, ready to generate.
 
     Unless told otherwise: the fastest attention that runs, bf16 on a GPU that has it and fp32 elsewhere, all GPUs or
     else the CPU.
-    `lightning` is the backend of `use_lightning`: "auto", "fused", "torch" or "stock". Raises ConfigError for a folder
+    `lightning` is the backend of `use_lightning`: "auto", "fused", "torch" or "stock". `decoding` is "static", a step
+    of its own for each new token (see minimax_nb.decode), or "plain", the model's own forward pass; unless told
+    otherwise static where it can be had. Raises ConfigError for a folder
     that was not converted or a Transformers that computes something else from it, CheckpointError for one whose files
     are missing or contradict each other, RuntimeError for "fused" or "flash_attention_2" where it cannot run.
     """
+    from . import decode
     from .lightning.layer import choose, described, use_lightning
 
     on_gpu = _on_gpu(device_map)
+    decode.require(decoding)
     choose(lightning, on_gpu)  # what cannot run is said now, not after minutes of loading
     folder = Path(path).expanduser()
     config = _converted_config(folder)
@@ -57,10 +61,11 @@ def load(path, *, attn_implementation=None, dtype=None, device_map="auto", light
     model = _load_model(folder, tensors, attn_implementation=attention, dtype=dtype, device_map=device_map)
     _compare_rows(model, config, folder, tensors)
     backend = use_lightning(model, lightning)
+    decoded = decode.described(decode.use_decoding(model, decoding or "static"), on_gpu)
     from .cache import repair_cache
 
     repaired = ", ".join(repair_cache()) or "nothing, this version needs none"
-    print(f"{where}, {chosen}, {described(backend, on_gpu)}; cache repaired: {repaired}{_version_note()}")
+    print(f"{where}, {chosen}, {described(backend, on_gpu)}, {decoded}; cache repaired: {repaired}{_version_note()}")
     return model, tokenizer
 
 

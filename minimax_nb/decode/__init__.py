@@ -12,6 +12,6 @@ The pieces: dispatch.py decides which calls are steps; decoder.py holds the buff
 time; step.py is the step itself, written in the operations of torch_ops.py or triton_ops.py; graph.py records it.
 """
 
-from .dispatch import MODES, chosen, described, plainly, use_decoding
+from ..lazy import names_from
 
-__all__ = ["MODES", "chosen", "described", "plainly", "use_decoding"]
+__getattr__, __dir__, __all__ = names_from(__name__, dispatch="MODES use_decoding plainly require described")

@@ -14,18 +14,41 @@ LEAST = 1024  # tokens of room to begin with
 
 @dataclass
 class Place:
-    """Where the new token of each row belongs, on one device. On a GPU no kernel needs `length` as a Python number."""
+    """Where the new token of each row belongs, on one device.
+
+    A step leaves `at` and `positions` ready for the next one, so that a GPU need not be told. There `length`, a Python
+    number, is what only the host goes by.
+    """
 
     length: int  # tokens held before this one, pads included
     at: Tensor  # the same, int64 (1,)
     positions: Tensor  # of the new token, for the rotation, int64 (b,)
     keep: Tensor  # bool (b, room), False at pads
     padded: bool = False  # whether `keep` has to be read
+    ready: int = 0  # what `at` says, -1 if unknown
+    counted: bool = True  # whether `positions` say the same as `at`
 
     @classmethod
     def on(cls, device: torch.device, batch: int, room: int) -> "Place":
         at, positions = (torch.zeros(n, dtype=torch.long, device=device) for n in (1, batch))
         return cls(0, at, positions, torch.ones(batch, room, dtype=torch.bool, device=device))
+
+    def point(self, length: int, mask: Tensor | None, positions: Tensor | None) -> None:
+        """Where the next token belongs: see Decoder.step for mask and positions. Nothing here waits for a GPU."""
+        told, self.length, self.ready = self.ready == length, length, length + 1
+        if not told:
+            self.at.fill_(length)
+        if positions is not None:
+            self.positions.copy_(positions)
+        elif not (told and self.counted):
+            self.positions.fill_(length)
+        self.counted = positions is None
+        if mask is not None and (self.at.is_cuda or not mask.all()):
+            self.keep[:, : length + 1].copy_(mask)
+            self.padded = True
+        elif self.padded:
+            self.keep.fill_(True)
+            self.padded = False
 
 
 @dataclass

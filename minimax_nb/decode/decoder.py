@@ -51,19 +51,24 @@ class Decoder:
         self.views, self.changed = {}, 0
 
     @torch.no_grad()
-    def step(self, cache: MiniMaxCache, ids: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tensor:
-        """ids (b,), mask (b, length + 1) or None, positions (b or 1,) or None -> logits (b, vocabulary), a new tensor.
+    def step(
+        self, cache: MiniMaxCache, length: int, ids: Tensor, mask: Tensor | None, positions: Tensor | None
+    ) -> Tensor:
+        """One token for each row of a cache that holds `length`: logits (b, vocabulary), a new tensor.
 
+        ids: (b,). mask: (b, length + 1), 0 at pads, or None. positions: (b,) or (1,), or None where they are `length`.
         Refused if it cannot be done, OutOfMemoryError if there is no room: the cache is then as it was before.
         """
         with self.lock:
-            length = held(cache, self.config)
             if not self._has(cache, len(ids)):
                 self._take(cache, len(ids), length)
             elif length == self.buffers.room:
                 self._grow(2 * length)
+            if self.play is None or (self.on_gpu and self._experts() != self.recorded_with):
+                self._point(length, mask, positions)
+                self._record()
             self._point(length, mask, positions)
-            logits = self._player()(ids)
+            logits = self.play(ids)
             self._show(cache, length + 1)
             return logits
 
@@ -81,7 +86,7 @@ class Decoder:
 
     def _take(self, cache: MiniMaxCache, batch: int, length: int) -> None:
         """Copy what the cache holds into the buffers, and give them to it."""
-        check(cache, self.config, batch)
+        check(cache, self.config, batch, length)
         if fingerprint(self.model()) != self.made_of:
             raise Changed("the model was changed")
         self._count_changes(cache, length)
@@ -131,34 +136,24 @@ class Decoder:
         self.play = None  # the recording holds the memory that it was made with
         grow(self.buffers, self.layers, room)
 
-    def _player(self) -> Eager | Graphs:
-        experts = getattr(self.config, "_experts_implementation", None)
-        if self.play is None or (self.on_gpu and experts != self.recorded_with):
-            self.play = None
-            try:
-                self.play = (Graphs if self.on_gpu else Eager)(self.parts, self.buffers)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:  # a kernel that does not compile here, a call that cannot be recorded
-                raise Unfit(f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}") from error
-            self.recorded_with = experts
-        return self.play
+    def _record(self) -> None:
+        self.play, self.recorded_with = None, self._experts()
+        try:
+            self.play = (Graphs if self.on_gpu else Eager)(self.parts, self.buffers)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a kernel that does not compile here, a call that cannot be recorded
+            raise Unfit(f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}") from error
+        for place in self.buffers.places.values():
+            place.ready = -1  # trying it was a step
+
+    def _experts(self) -> str | None:
+        """How Transformers computes the experts, which a recording keeps doing when this changes."""
+        return getattr(self.config, "_experts_implementation", None)
 
     def _point(self, length: int, mask: Tensor | None, positions: Tensor | None) -> None:
-        """Tell each device where the new token belongs. Nothing here waits for a GPU."""
-        for device, place in self.buffers.places.items():
-            place.length = length
-            place.at.fill_(length)
-            if positions is None:
-                place.positions.fill_(length)
-            else:
-                place.positions.copy_(positions)
-            if mask is not None and (device.type == "cuda" or not mask.all()):
-                place.keep[:, : length + 1].copy_(mask)
-                place.padded = True
-            elif place.padded:
-                place.keep.fill_(True)
-                place.padded = False
+        for place in self.buffers.places.values():
+            place.point(length, mask, positions)
 
     def _show(self, cache: MiniMaxCache, length: int) -> None:
         """Let the cache be as long as the text."""
@@ -167,20 +162,16 @@ class Decoder:
             layer.keys, layer.values = self.views[index] = keys[:, :, :length], values[:, :, :length]
 
 
-def held(cache: MiniMaxCache, config) -> int:
-    """Tokens that its first softmax layer holds, 0 if there are none."""
-    index = config.layer_types.index("full_attention")
-    return cache.layers[index].get_seq_length() if index < len(cache.layers) else 0
-
-
-def check(cache: MiniMaxCache, config, batch: int) -> None:
+def check(cache: MiniMaxCache, config, batch: int, length: int) -> None:
     """Refused if the cache lacks a layer or has other rows."""
     for index, kind in enumerate(config.layer_types):
         if kind == "full_attention":
             tensor = cache.layers[index].keys if index < len(cache.layers) else None
+            size = (batch, length)
         else:
             tensor = cache.linear_cache[index] if index < len(cache.linear_cache) else None
-        if not isinstance(tensor, Tensor) or len(tensor) != batch:
+            size = (batch,)
+        if not isinstance(tensor, Tensor) or tensor.shape[::2][: len(size)] != size:
             raise Refused(f"the cache holds nothing for layer {index}, or other rows")
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.models.minimax import modeling_minimax as stock
 
-from .decoder import Changed, Decoder, Refused, Unfit, held
+from ..cache import CACHE_ARGUMENT
+from .decoder import Changed, Decoder, Refused, Unfit
 
 MODES = ("static", "plain")
-CACHE = "cache" if "cache" in MoeCausalLMOutputWithPast.__dataclass_fields__ else "past_key_values"
 FLAGS = ("output_attentions", "output_hidden_states", "output_router_logits")
 KNOWN = {"input_ids", "attention_mask", "position_ids", "cache", "past_key_values", "use_cache", "logits_to_keep"}
 KNOWN |= {"return_dict"}
@@ -52,7 +52,7 @@ class MiniMaxForCausalLM(stock.MiniMaxForCausalLM):
         logits = None if torch.compiler.is_compiling() else _stepped(self, args, kwargs)
         if logits is None:
             return super().__call__(*args, **kwargs)
-        return MoeCausalLMOutputWithPast(logits=logits[:, None], **{CACHE: _cache(kwargs)})
+        return MoeCausalLMOutputWithPast(logits=logits[:, None], **{CACHE_ARGUMENT: _cache(kwargs)})
 
     def _beam_search(self, *args, **kwargs):
         _state(self).say("beams exchange the rows of a cache after every token")
@@ -66,8 +66,7 @@ def use_decoding(model: nn.Module, mode: str = "static") -> str:
     "static" for a model that cannot be stepped leaves it plain, says why in a line, and returns "plain". ValueError for
     another mode, or a model that is not MiniMaxForCausalLM.
     """
-    if mode not in MODES:
-        raise ValueError(f"decoding is {mode!r}, not {' or '.join(map(repr, MODES))}")
+    require(mode)
     if type(model) not in (stock.MiniMaxForCausalLM, MiniMaxForCausalLM):
         raise ValueError(f"{type(model).__name__} cannot be stepped: give the MiniMaxForCausalLM that load() returns")
     _known.pop(model, None)
@@ -78,11 +77,10 @@ def use_decoding(model: nn.Module, mode: str = "static") -> str:
     return mode
 
 
-def chosen(asked: str | None, on_gpu: bool) -> str:
-    """The mode asked for, or the best there is. ValueError for an unknown one."""
-    if asked not in (None, *MODES):
-        raise ValueError(f"decoding is {asked!r}, not {' or '.join(map(repr, MODES))}")
-    return asked or "static"
+def require(mode: str | None) -> None:
+    """ValueError for what is neither a mode nor None."""
+    if mode not in (None, *MODES):
+        raise ValueError(f"decoding is {mode!r}, not {' or '.join(map(repr, MODES))}")
 
 
 def described(mode: str, on_gpu: bool) -> str:
@@ -148,7 +146,8 @@ def _stepped(model: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:
     cache = _cache(kwargs)
     if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.shape[1] != 1 or not isinstance(cache, stock.MiniMaxCache):
         return None
-    if not _is_step(model, ids, cache, kwargs):
+    length = cache.get_seq_length()  # 0 for a cache that does not know its length: what that does is stock's affair
+    if not _is_step(model, ids, length, kwargs):
         return None
     state = _state(model)
     if state.plain or cache in state.refused or any(state.hooks):
@@ -159,7 +158,8 @@ def _stepped(model: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:
     mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
     try:
         state.decoder = state.decoder or Decoder(model)
-        return state.decoder.step(cache, ids[:, 0], mask, None if positions is None else positions[:, 0]).to(ids.device)
+        positions = None if positions is None else positions[:, 0]
+        return state.decoder.step(cache, length, ids[:, 0], mask, positions).to(ids.device)
     except Changed:
         _known.pop(model)
         return _stepped(model, args, kwargs)
@@ -175,9 +175,11 @@ def _stepped(model: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:
     return None
 
 
-def _is_step(model: nn.Module, ids: Tensor, cache, kwargs: dict) -> bool:
+def _is_step(model: nn.Module, ids: Tensor, length: int, kwargs: dict) -> bool:
     """Whether the call asks for what a step gives: logits of one new token on a cache of some."""
     config = model.config
+    if length == 0:
+        return False
     if torch.is_grad_enabled() or model.training or torch.is_autocast_enabled(ids.device.type):
         return False
     if any(value is not None and value is not False for name, value in kwargs.items() if name not in KNOWN):
@@ -188,10 +190,9 @@ def _is_step(model: nn.Module, ids: Tensor, cache, kwargs: dict) -> bool:
         return False
     if kwargs.get("return_dict") is False or kwargs.get("logits_to_keep") not in (None, 0, 1):
         return False
-    length = held(cache, config)
     mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
     if mask is not None and not (isinstance(mask, Tensor) and mask.shape == (len(ids), length + 1)):
         return False
     if positions is not None and not (positions.dim() == 2 and positions.shape[1] == 1):
         return False
-    return length > 0
+    return True

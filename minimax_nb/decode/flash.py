@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 MOST = 128  # pieces
-KEYS = 64  # keys at a time
+KEYS = 32  # keys at a time
 WAVES = 4  # programs for each multiprocessor, about
 
 

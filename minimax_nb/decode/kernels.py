@@ -18,7 +18,7 @@ def sum_norm(
     ADD: tl.constexpr,
     NORM: tl.constexpr,
 ):
-    """One program a row: alpha x + beta y if ADD, else x; then RMSNorm by `weight` if NORM. Rounded once, at the end."""
+    """One program a row: alpha x + beta y if ADD, else x; then RMSNorm by `weight` if NORM. Rounded once."""
     column = tl.arange(0, BLOCK)
     inside = column < WIDTH
     at = tl.program_id(0) * WIDTH + column

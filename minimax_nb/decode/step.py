@@ -29,6 +29,7 @@ class Part:
     rates: dict[int, Tensor] = field(default_factory=dict)  # of each lightning layer, (h,)
     frequencies: Tensor | None = None  # of the rotation, (n / 2,) radians a token
     scale: float = 1.0  # of its cosine and sine
+    last: bool = False  # whether no later part has layers on this device
 
 
 def parts_of(model: nn.Module) -> list[Part]:
@@ -51,6 +52,7 @@ def parts_of(model: nn.Module) -> list[Part]:
     part_on(body.norm.weight).norm = body.norm
     part_on(model.lm_head.weight).head = model.lm_head
     for part in parts:
+        part.last = bool(part.layers) and part is [p for p in parts if p.device == part.device and p.layers][-1]
         part.frequencies = _kept(body.rotary_emb.inv_freq.float(), part.device)
         part.scale = float(body.rotary_emb.attention_scaling)
     return parts
@@ -61,7 +63,7 @@ def is_lightning(layer: nn.Module) -> bool:
 
 
 def run(part: Part, x: Tensor, buffers: Buffers) -> Tensor:
-    """x: token ids (b,) where the part begins with the embedding, else hidden states (b, d). Hidden states or logits."""
+    """From token ids (b,) where the part begins with the embedding, else hidden states (b, d); to such, or logits."""
     ops, place = part.ops, buffers.places.get(part.device)
     if part.embedding is not None:
         x = F.embedding(x, part.embedding.weight)
@@ -82,6 +84,8 @@ def run(part: Part, x: Tensor, buffers: Buffers) -> Tensor:
             x = ops.scaled_sum(x, factors[0], new, factors[1])
         else:
             x = ops.sum_norm(x, factors[0], new, factors[1], following.weight, following.variance_epsilon)
+    if part.last:
+        ops.advance(place)
     return ops.linear(x, part.head.weight)[0] if part.head is not None else x
 
 

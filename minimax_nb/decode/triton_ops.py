@@ -11,21 +11,13 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
+from ..lightning.kernels import _decode_step
 from . import kernels
 from .buffers import Place
 from .flash import attend as attend_split
 
-try:
-    from ..lightning.kernels import _decode_step
-except ImportError:
-    from ..kernels import _decode_step
-
 EXPERTS = "minimax_nb"  # the package's own experts among Transformers' implementations
-ROWS, BLOCK, WARPS = (
-    4,
-    2048,
-    8,
-)  # of a program of gemv: outputs, inputs at a time; the fastest of those tried on an H200
+ROWS, BLOCK, WARPS = 1, 2048, 4  # of a program of gemv: outputs, inputs at a time; the best of ten on an H200
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -112,6 +104,10 @@ def _experts(name: str | None):
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
     return ALL_EXPERTS_FUNCTIONS[name if name == EXPERTS else "grouped_mm"]
+
+
+def advance(place: Place) -> None:
+    torch._foreach_add_([place.at, place.positions], 1)
 
 
 def _warps(block: int) -> int:
