@@ -23,6 +23,7 @@ MODES = ("static", "plain")
 FLAGS = ("output_attentions", "output_hidden_states", "output_router_logits")
 KNOWN = {"input_ids", "attention_mask", "position_ids", "cache", "past_key_values", "use_cache", "logits_to_keep"}
 KNOWN |= {"return_dict"}
+CAPTURING = "transformers.utils.output_capturing"  # its hooks act on calls that ask for outputs of single layers
 COMPILING = "its kernels are compiled at the first token, some seconds once for this machine"
 
 
@@ -35,6 +36,12 @@ class _Static:
         self.hooks = [hooks for m in model.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self.plain, self.said = 0, set()
         self.refused = weakref.WeakSet()  # caches
+
+    def hooked(self) -> bool:
+        """Whether a module has a hook that wants to be called; Transformers' own stay on for good, and wait."""
+        return any(
+            getattr(hook, "__module__", "") != CAPTURING for hooks in self.hooks if hooks for hook in hooks.values()
+        )
 
     def say(self, why: str) -> None:
         if why not in self.said:
@@ -55,7 +62,8 @@ class MiniMaxForCausalLM(stock.MiniMaxForCausalLM):
         return MoeCausalLMOutputWithPast(logits=logits[:, None], **{CACHE_ARGUMENT: _cache(kwargs)})
 
     def _beam_search(self, *args, **kwargs):
-        _state(self).say("beams exchange the rows of a cache after every token")
+        if not (state := _state(self)).plain:
+            state.say("beams exchange the rows of a cache after every token")
         with plainly(self):
             return super()._beam_search(*args, **kwargs)
 
@@ -150,7 +158,7 @@ def _stepped(model: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:
     if not _is_step(model, ids, length, kwargs):
         return None
     state = _state(model)
-    if state.plain or cache in state.refused or any(state.hooks):
+    if state.plain or cache in state.refused or state.hooked():
         return None
     if state.why:
         state.say(state.why)
