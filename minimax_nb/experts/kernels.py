@@ -1,0 +1,182 @@
+"""Triton kernels of a mixture of experts: SwiGLU, each token through its top-k. CUDA only, no gradients.
+
+Of expert e, gate_up[e] is (2 * inter, hidden), the gate's rows before the up projection's, and down[e]
+(hidden, inter). A token's row of `chosen` names its k experts. A *slot* is one pair of a token and an expert:
+slot = token * k + j.
+
+One token          matrix times vector: a program computes a few rows of one chosen expert.
+Few tokens         a program computes a tile of rows of one chosen expert for all tokens, because the
+                   multiplications of the tokens that did not choose it cost nothing while weights are read.
+Many tokens        the slots are sorted by expert, then a program computes tiles of one expert's slots:
+                   kernels_sorted.py.
+
+In the first two an expert is read once, however many tokens chose it. Weights are rows of one output each, so
+a scale per output row (int8 weights) belongs where the accumulator is complete, before the silu and before
+the routing weight. Experts and slots are counted on the device: nothing here waits for it, and a CUDA graph
+can hold all of it.
+"""
+
+import triton
+import triton.language as tl
+
+# ---- one token ---------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def one_gate_up(x, gate_up, chosen, inner, HIDDEN, INTER, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """inner (k, inter) = silu(gate x) * (up x). Grid: rows of an expert, slots."""
+    expert = tl.load(chosen + tl.program_id(1)).to(tl.int64)  # 32 * 2 * 9216 * 6144 is beyond 32 bits
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    gate_rows = gate_up + expert * 2 * INTER * HIDDEN + row[:, None] * HIDDEN
+    up_rows = gate_rows + INTER * HIDDEN
+    gate = tl.zeros((ROWS, BLOCK), tl.float32)
+    up = tl.zeros((ROWS, BLOCK), tl.float32)
+    for start in range(0, HIDDEN, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        inside = (row < INTER)[:, None] & (column < HIDDEN)[None, :]
+        values = tl.load(x + column, mask=column < HIDDEN, other=0.0).to(tl.float32)[None, :]
+        g = tl.load(gate_rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
+        u = tl.load(up_rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
+        gate += g.to(tl.float32) * values
+        up += u.to(tl.float32) * values
+    gate, up = tl.sum(gate, 1), tl.sum(up, 1)
+    result = gate * tl.sigmoid(gate) * up
+    tl.store(inner + tl.program_id(1) * INTER + row, result.to(inner.dtype.element_ty), mask=row < INTER)
+
+
+@triton.jit
+def one_down(
+    inner, down, chosen, weights, out, HIDDEN, INTER, TOP_K: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """out (hidden,) = the sum over the token's experts of weight * (down inner). Grid: rows."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    total = tl.zeros((ROWS, BLOCK), tl.float32)
+    for slot in tl.static_range(TOP_K):
+        expert = tl.load(chosen + slot).to(tl.int64)
+        weight = tl.load(weights + slot).to(tl.float32)
+        rows = down + expert * HIDDEN * INTER + row[:, None] * INTER
+        for start in range(0, INTER, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            inside = (row < HIDDEN)[:, None] & (column < INTER)[None, :]
+            values = tl.load(inner + slot * INTER + column, mask=column < INTER, other=0.0).to(tl.float32)
+            d = tl.load(rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
+            total += d.to(tl.float32) * (weight * values)[None, :]
+    tl.store(out + row, tl.sum(total, 1).to(out.dtype.element_ty), mask=row < HIDDEN)
+
+
+# ---- few tokens --------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _expert_of(chosen, place, SLOTS, BY_SLOT: tl.constexpr, PADDED: tl.constexpr):
+    """The expert that the programs of `place` compute, or -1 if they have nothing to do.
+
+    BY_SLOT: place is a slot, and the first slot of an expert takes it. Otherwise place is an expert.
+    """
+    slot = tl.arange(0, PADDED)
+    experts = tl.load(chosen + slot, mask=slot < SLOTS, other=-1).to(tl.int32)
+    if BY_SLOT:
+        mine = tl.load(chosen + place).to(tl.int32)
+        earlier = tl.sum(((experts == mine) & (slot < place)).to(tl.int32))
+        expert = tl.where(earlier == 0, mine, -1)
+    else:
+        found = tl.sum((experts == place).to(tl.int32))
+        expert = tl.where(found > 0, place, -1)
+    return expert
+
+
+@triton.jit(do_not_specialize=["TOKENS"])
+def few_gate_up(
+    x,
+    gate_up,
+    chosen,
+    inner,
+    TOKENS,
+    HIDDEN,
+    INTER,
+    TOP_K: tl.constexpr,
+    BY_SLOT: tl.constexpr,
+    PADDED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """inner (slots, inter) = silu(gate x) * (up x). Grid: tiles of rows, slots or experts."""
+    expert = _expert_of(chosen, tl.program_id(1), TOKENS * TOP_K, BY_SLOT, PADDED)
+    if expert >= 0:
+        token = tl.arange(0, COLUMNS)
+        row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+        gate_rows = gate_up + expert.to(tl.int64) * 2 * INTER * HIDDEN + row[:, None] * HIDDEN
+        up_rows = gate_rows + INTER * HIDDEN
+        gate = tl.zeros((ROWS, COLUMNS), tl.float32)
+        up = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for start in range(0, HIDDEN, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            inside = (row < INTER)[:, None] & (column < HIDDEN)[None, :]
+            here = (token < TOKENS)[None, :] & (column < HIDDEN)[:, None]
+            values = tl.load(x + token[None, :] * HIDDEN + column[:, None], mask=here, other=0.0)
+            g = tl.load(gate_rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
+            gate = tl.dot(g, values, gate)
+            u = tl.load(up_rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
+            up = tl.dot(u, values, up)
+        result = (gate * tl.sigmoid(gate) * up).to(inner.dtype.element_ty)
+        for j in tl.static_range(TOP_K):
+            slot = token * TOP_K + j
+            theirs = tl.load(chosen + slot, mask=token < TOKENS, other=-1).to(tl.int32)
+            mask = (theirs == expert)[None, :] & (row < INTER)[:, None]
+            tl.store(inner + slot[None, :] * INTER + row[:, None], result, mask=mask)
+
+
+@triton.jit(do_not_specialize=["TOKENS"])
+def few_down(
+    inner,
+    down,
+    chosen,
+    parts,
+    TOKENS,
+    HIDDEN,
+    INTER,
+    TOP_K: tl.constexpr,
+    BY_SLOT: tl.constexpr,
+    PADDED: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """parts (slots, hidden) = down inner, in fp32, not yet weighted. Grid as above."""
+    expert = _expert_of(chosen, tl.program_id(1), TOKENS * TOP_K, BY_SLOT, PADDED)
+    if expert >= 0:
+        token = tl.arange(0, COLUMNS)
+        slot = tl.full((COLUMNS,), -1, tl.int32)  # of each token, where it chose this expert
+        for j in tl.static_range(TOP_K):
+            theirs = tl.load(chosen + token * TOP_K + j, mask=token < TOKENS, other=-1).to(tl.int32)
+            slot = tl.where(theirs == expert, token * TOP_K + j, slot)
+        row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+        rows = down + expert.to(tl.int64) * HIDDEN * INTER + row[:, None] * INTER
+        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for start in range(0, INTER, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            inside = (row < HIDDEN)[:, None] & (column < INTER)[None, :]
+            here = (slot >= 0)[None, :] & (column < INTER)[:, None]
+            values = tl.load(inner + slot[None, :] * INTER + column[:, None], mask=here, other=0.0)
+            d = tl.load(rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
+            total = tl.dot(d, values, total)
+        mask = (slot >= 0)[None, :] & (row < HIDDEN)[:, None]
+        tl.store(parts + slot[None, :] * HIDDEN + row[:, None], total, mask=mask)
+
+
+@triton.jit
+def combine(parts, position, weights, out, HIDDEN, TOP_K: tl.constexpr, BLOCK: tl.constexpr):
+    """out (tokens, hidden) = the sum of weight * part over a token's slots. Grid: tokens, blocks of columns.
+
+    position (slots,): the row of `parts` that holds a slot; None: the slot itself.
+    """
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for j in tl.static_range(TOP_K):
+        slot = token * TOP_K + j
+        row = slot if position is None else tl.load(position + slot).to(tl.int64)
+        part = tl.load(parts + row * HIDDEN + column, mask=column < HIDDEN, other=0.0).to(tl.float32)
+        total += tl.load(weights + slot).to(tl.float32) * part
+    tl.store(out + token * HIDDEN + column, total.to(out.dtype.element_ty), mask=column < HIDDEN)

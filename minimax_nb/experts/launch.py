@@ -1,0 +1,173 @@
+"""Which kernels compute a mixture of experts of how many tokens, and with which tiles.
+
+The tiles were chosen on an H200 at the real width (benchmarks/experts.py). Other GPUs run the same, in fewer stages
+where their shared memory is smaller.
+"""
+
+from contextlib import nullcontext
+from functools import cache
+
+import torch
+import triton
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from . import kernels, kernels_sorted
+
+FEW = 64  # so many tokens at most go through the kernels that read an expert once and sort nothing
+CHUNK = 65536  # of many tokens so many at a time, which bounds the memory: 4 GB at the real width, in bf16
+
+# ROWS are rows of weights in the first two, of tokens in the last; BLOCK is along what is summed over.
+ONE = {
+    "gate_up": {"ROWS": 4, "BLOCK": 1024, "num_warps": 4},
+    "down": {"ROWS": 2, "BLOCK": 1024, "num_warps": 4},
+}
+SOME = {
+    "gate_up": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 4},
+    "down": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 4},
+}
+_SHARED = {"ROWS": 128, "BLOCK": 64, "GROUP": 8, "FLATTEN": True, "num_warps": 8, "num_stages": 4}
+MANY = {"gate_up": _SHARED | {"COLUMNS": 128}, "down": _SHARED | {"COLUMNS": 256}}
+
+
+def mixture_of_experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    """The sum over a token's k experts of weight * down(silu(gate x) * (up x)), accumulated in fp32.
+
+    x: (tokens, hidden), bf16 or fp16. gate_up: (experts, 2 * inter, hidden), the gate first. down: (experts,
+    hidden, inter). Both of x's dtype and without gaps; hidden and inter multiples of 16. chosen: (tokens, k),
+    integers, the experts of a token all different. weights: (tokens, k), any floating dtype. Returns (tokens,
+    hidden) in x's dtype. The same input gives the same output, to the bit. Nothing waits for the device, so a
+    CUDA graph can record it.
+    """
+    if torch.compiler.is_compiling():
+        return torch.ops.minimax_nb.mixture_of_experts(x, gate_up, down, chosen, weights)
+    return _mixture(x, gate_up, down, chosen, weights)  # without what calling an operator costs
+
+
+def _mixture(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    x, chosen, weights = x.contiguous(), chosen.contiguous(), weights.contiguous()
+    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
+        if len(x) == 1:
+            return one(x, gate_up, down, chosen, weights)
+        if len(x) <= FEW:
+            return few(x, gate_up, down, chosen, weights)
+        out = torch.empty_like(x)
+        for start in range(0, len(x), CHUNK):
+            piece = slice(start, start + CHUNK)
+            many(x[piece], gate_up, down, chosen[piece], weights[piece], out[piece])
+        return out
+
+
+_operator = torch.library.custom_op("minimax_nb::mixture_of_experts", _mixture, mutates_args=())
+
+
+@_operator.register_fake
+def _(x, gate_up, down, chosen, weights):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def one(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor, tiles: dict = ONE) -> Tensor:
+    """A single token; shapes as in mixture_of_experts."""
+    _, hidden, inter = down.shape
+    slots = chosen.numel()
+    inner, out = x.new_empty(slots, inter), torch.empty_like(x)
+    tile = _fit(tiles["gate_up"], hidden)
+    grid = (triton.cdiv(inter, tile["ROWS"]), slots)
+    kernels.one_gate_up[grid](x, gate_up, chosen, inner, hidden, inter, **tile)
+    tile = _fit(tiles["down"], inter)
+    grid = (triton.cdiv(hidden, tile["ROWS"]),)
+    kernels.one_down[grid](inner, down, chosen, weights, out, hidden, inter, TOP_K=slots, **tile)
+    return out
+
+
+def few(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor, tiles: dict = SOME) -> Tensor:
+    """Some tokens, all of them in each tile; shapes as in mixture_of_experts."""
+    (tokens, hidden), (experts, _, inter), top_k = x.shape, down.shape, chosen.shape[1]
+    inner = x.new_empty(tokens * top_k, inter)
+    parts = x.new_empty(tokens * top_k, hidden, dtype=torch.float32)
+    columns = max(16, triton.next_power_of_2(tokens))  # the least that the matrix units take
+    by_slot = tokens * top_k <= experts
+    places = min(tokens * top_k, experts)
+    shared = {"TOP_K": top_k, "BY_SLOT": by_slot, "COLUMNS": columns}
+    shared["PADDED"] = triton.next_power_of_2(columns * top_k)
+    tile = shared | _fit(tiles["gate_up"], hidden)
+    tile |= _stages(tile, 2 * tile["ROWS"] + columns, x)
+    grid = (triton.cdiv(inter, tile["ROWS"]), places)
+    kernels.few_gate_up[grid](x, gate_up, chosen, inner, tokens, hidden, inter, **tile)
+    tile = shared | _fit(tiles["down"], inter)
+    tile |= _stages(tile, tile["ROWS"] + columns, x)
+    grid = (triton.cdiv(hidden, tile["ROWS"]), places)
+    kernels.few_down[grid](inner, down, chosen, parts, tokens, hidden, inter, **tile)
+    return _combined(parts, None, weights, torch.empty_like(x))
+
+
+def many(
+    x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor, out: Tensor, tiles: dict = MANY
+) -> Tensor:
+    """Any number of tokens, sorted by expert; shapes as in mixture_of_experts, the result in `out`."""
+    (_, hidden), (experts, _, inter), top_k = x.shape, down.shape, chosen.shape[1]
+    slots = chosen.numel()
+    order, position, offsets = sorted_by_expert(chosen, experts)
+    places = x.new_empty(slots, hidden)
+    block = min(2048, triton.next_power_of_2(hidden))
+    kernels_sorted.gather[(slots,)](x, order, places, hidden, TOP_K=top_k, BLOCK=block)
+    inner = x.new_empty(slots, inter)
+    padded = triton.next_power_of_2(experts)
+
+    tile = tiles["gate_up"]
+    left = TensorDescriptor.from_tensor(places, [tile["ROWS"], tile["BLOCK"]])
+    pairs = gate_up.view(2 * experts, inter, hidden)
+    right = TensorDescriptor.from_tensor(pairs, [2, tile["COLUMNS"], tile["BLOCK"]])
+    grid = _programs(x.device, slots, experts, inter, tile)
+    sizes = (experts, hidden, inter)
+    kernels_sorted.many_gate_up[grid](left, right, offsets, inner, *sizes, PADDED=padded, **tile)
+
+    tile = tiles["down"]
+    left = TensorDescriptor.from_tensor(inner, [tile["ROWS"], tile["BLOCK"]])
+    right = TensorDescriptor.from_tensor(down.view(-1, inter), [tile["COLUMNS"], tile["BLOCK"]])
+    grid = _programs(x.device, slots, experts, hidden, tile)  # `places` was read, and holds the result now
+    kernels_sorted.many_down[grid](left, right, offsets, places, *sizes, PADDED=padded, **tile)
+    return _combined(places, position, weights, out)
+
+
+def sorted_by_expert(chosen: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """chosen (tokens, k) -> order, position (slots,) and offsets (experts + 1,): kernels_sorted.sort_slots."""
+    slots = chosen.numel()
+    order, position = torch.empty(2, slots, dtype=torch.int32, device=chosen.device)
+    offsets = torch.empty(experts + 1, dtype=torch.int32, device=chosen.device)
+    block = min(4096, max(128, triton.next_power_of_2(slots)))
+    found = (order, position, offsets)
+    kernels_sorted.sort_slots[(experts,)](chosen, *found, slots, experts, BLOCK=block, num_warps=8)
+    return found
+
+
+def _combined(parts: Tensor, position: Tensor | None, weights: Tensor, out: Tensor) -> Tensor:
+    tokens, hidden = out.shape
+    block = min(1024, triton.next_power_of_2(hidden))
+    grid = (tokens, triton.cdiv(hidden, block))
+    kernels.combine[grid](parts, position, weights, out, hidden, TOP_K=weights.shape[1], BLOCK=block)
+    return out
+
+
+def _fit(tile: dict, width: int) -> dict:
+    """The tile with a BLOCK that is not wider than what is summed over."""
+    return tile | {"BLOCK": min(tile["BLOCK"], triton.next_power_of_2(width))}
+
+
+def _stages(tile: dict, rows: int, x: Tensor) -> dict:
+    """As many stages of `rows` x BLOCK values as the shared memory of this GPU holds."""
+    if not x.is_cuda:
+        return {}
+    room = torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin
+    return {"num_stages": max(1, min(tile["num_stages"], room // (rows * tile["BLOCK"] * x.itemsize)))}
+
+
+def _programs(device: torch.device, slots: int, experts: int, columns: int, tile: dict) -> tuple[int]:
+    """A program a multiprocessor, or fewer where there are fewer tiles."""
+    most = (triton.cdiv(slots, tile["ROWS"]) + experts) * triton.cdiv(columns, tile["COLUMNS"])
+    return (min(_multiprocessors(device), most),)
+
+
+@cache
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
