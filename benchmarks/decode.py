@@ -12,6 +12,7 @@ norms. Weights are random, from one seed; each part is written as soon as it is 
 """
 
 import argparse
+import copy
 import functools
 import gc
 import statistics
@@ -43,6 +44,7 @@ DEVICE = "cuda" if GPU else "cpu"
 WAYS = ("today", "static")
 
 
+@torch.inference_mode(False)
 def model_of(toy: bool, kinds: list[int], **sizes) -> nn.Module:
     """Layers of these kinds, 1 softmax and 0 lightning, as load() would leave them; random weights."""
     torch.manual_seed(0)
@@ -83,62 +85,68 @@ def error(got: Tensor, want: Tensor) -> Tensor:
 # ---- the same numbers ----------------------------------------------------------------------------------------------
 
 
-def forced(model: nn.Module, prompt: Tensor, fed: Tensor) -> Tensor:
-    """Logits (tokens, vocabulary) of the tokens `fed` (1, tokens), one at a time after the prompt."""
-    cache = MiniMaxCache()
-    next_logits(model, prompt, cache)
-    return torch.cat([next_logits(model, token, cache) for token in fed.split(1, 1)])
-
-
-def choices(model: nn.Module, way: str, prompt: Tensor, fed: Tensor) -> Tensor:
-    """Which experts each fed token goes to, (tokens, layers, experts a token), in order of their numbers."""
-    seen = []
-    if way != "static":
-        gates = [layer.mlp.gate for layer in model.model.layers]
-        hooks = [gate.register_forward_hook(lambda _, __, out: seen.append(out[2])) for gate in gates]
-        forced(model, prompt, fed)
-        for hook in hooks:
-            hook.remove()
-        seen = [index for index in seen if len(index) == 1]
-    else:
-        cache = MiniMaxCache()
-        next_logits(model, prompt, cache)
-        next_logits(model, fed[:, :1], cache)  # which records
-        decoder = _state(model).decoder
-        ops, route = decoder.parts[0].ops, decoder.parts[0].ops.route
-        graphs, decoder.play = decoder.play, Eager(decoder.parts, decoder.buffers)
-        ops.route = lambda *args: seen.append((found := route(*args))[0]) or found
-        for token in fed[:, 1:].split(1, 1):
-            next_logits(model, token, cache)
-        ops.route, decoder.play = route, graphs
-    layers = len(model.model.layers)
-    found = torch.cat(seen).sort(-1).values.view(-1, layers, seen[0].shape[1])
-    return found[-(fed.shape[1] - 1) :]
-
-
 @torch.inference_mode()
 def equal(toy: bool) -> list[dict]:
-    """Both ways against fp32 in the plain path, on tokens fed to all three; how many went to other experts."""
-    model, rows = model_of(toy, [0, 1]), []
-    vocabulary, (length, count) = model.config.vocab_size, (1000, 200) if not toy else (40, 12)
-    prompt, fed = (torch.randint(vocabulary, (1, n), device=DEVICE) for n in (length, count))
-    logits, experts = {}, {}
-    for way in WAYS:
-        go(model, way)
-        logits[way] = forced(model, prompt, fed)
-        experts[way] = choices(model, way, prompt, fed) if GPU else None
+    """One step from each of the caches that the plain path leaves, both ways and in fp32; and the experts chosen.
+
+    A token that is a near tie for a router goes to another expert after any rounding, and there its logits are others.
+    """
+    model = model_of(toy, [0, 1])
+    length, count = (1000, 64) if not toy else (40, 12)
+    ids = torch.randint(model.config.vocab_size, (1, length + count), device=DEVICE)
+    fed, cache, befores = ids[:, length:].split(1, 1), MiniMaxCache(), []
     go(model, "today")
-    convert(model, "float32")
-    logits["fp32"], experts["fp32"] = forced(model, prompt, fed), choices(model, "fp32", prompt, fed)
+    next_logits(model, ids[:, :length], cache)
+    for token in fed:
+        befores.append(copy.deepcopy(cache))
+        next_logits(model, token, cache)
+    found = {}
+    for way in ("today", "static", "fp32"):
+        if way == "fp32":
+            go(model, "today")
+            convert(model, "float32")
+        else:
+            go(model, way)
+        found[way] = [one_step(model, way, token, before) for token, before in zip(fed, befores, strict=True)]
+    logits = {way: torch.cat([step[0] for step in steps]) for way, steps in found.items()}
+    experts = {way: torch.stack([step[1] for step in steps]) for way, steps in found.items()}
+    rows = []
     for got, want in (("static", "today"), ("static", "fp32"), ("today", "fp32")):
-        found = error(logits[got], logits[want])
-        row = {"got": got, "want": want, "tokens": count, "median": found.median().item(), "most": found.max().item()}
-        row["same_token"] = (logits[got].argmax(-1) == logits[want].argmax(-1)).double().mean().item()
-        if GPU:
-            same = (experts[got] == experts[want]).flatten(1).all(1)
-            row |= {"same_experts": same.double().mean().item(), "most_with_same_experts": found[1:][same].max().item()}
+        off, same = error(logits[got], logits[want]), (experts[got] == experts[want]).flatten(1).all(1)
+        row = {"got": got, "want": want, "tokens": count, "median": off.median().item()}
+        row |= {"same_experts": same.sum().item(), "most_of_those": off[same].max().item(), "most": off.max().item()}
+        row["same_token"] = (logits[got].argmax(-1) == logits[want].argmax(-1)).sum().item()
         rows.append({name: round(x, 5) if isinstance(x, float) else x for name, x in row.items()})
+        print(rows[-1], flush=True)
     return rows
+
+
+def one_step(model: nn.Module, way: str, token: Tensor, before: MiniMaxCache) -> tuple[Tensor, Tensor]:
+    """Logits (1, vocabulary), and the experts of each layer in order of their numbers, (layers, experts a token)."""
+    logits, seen = next_logits(model, token, copied(before, model.dtype)), []
+    if way == "static":
+        decoder, cache = _state(model).decoder, copied(before, model.dtype)
+        ops, route, play = decoder.parts[0].ops, decoder.parts[0].ops.route, decoder.play
+        ops.route = lambda *args: seen.append((found := route(*args))[0]) or found
+        decoder.play = Eager(decoder.parts, decoder.buffers)
+        next_logits(model, token, cache)
+        ops.route, decoder.play = route, play
+    else:
+        gates = [layer.mlp.gate for layer in model.model.layers]
+        hooks = [gate.register_forward_hook(lambda _, __, out: seen.append(out[2])) for gate in gates]
+        next_logits(model, token, copied(before, model.dtype))
+        for hook in hooks:
+            hook.remove()
+    return logits, torch.cat(seen).sort(-1).values
+
+
+def copied(cache: MiniMaxCache, dtype: torch.dtype) -> MiniMaxCache:
+    """A copy, with the keys and values in `dtype`."""
+    cache = copy.deepcopy(cache)
+    for layer in cache.layers:
+        if layer.is_initialized:
+            layer.keys, layer.values = layer.keys.to(dtype), layer.values.to(dtype)
+    return cache
 
 
 # ---- times ---------------------------------------------------------------------------------------------------------
@@ -155,7 +163,7 @@ def speed(toy: bool) -> list[dict]:
             go(model, way)
             rows.append({"what": "decode", "way": way, "batch": batch, "context": length})
             rows[-1] |= decoded(model, clock, batch, length, best)
-            print(rows[-1], flush=True)
+            print({name: value for name, value in rows[-1].items() if name != "kernels_us"}, flush=True)
             tidy(model)
     for length in (4096, long) if not toy else (128,):
         ids = torch.randint(model.config.vocab_size, (1, length), device=model.device)
@@ -182,9 +190,25 @@ def decoded(model: nn.Module, clock: Clock, batch: int, length: int, best: dict)
     found |= timed(clock, lambda: next_logits(model, ids, cache), 40)
     if GPU and (decoder := _state(model).decoder):
         graphs = [graph for _, graph, *_ in decoder.play.recorded]
-        found["graph_ms"] = timed(clock, lambda: [graph.replay() for graph in graphs], 40)["ms"]
+        if len(graphs) == 1:
+            found["graph_ms"] = timed(clock, graphs[0].replay, 40)["ms"]
+            found["kernels_us"] = kernels(graphs[0])
     least = floor(model, batch=batch, new=1, past=length, experts=used, state_bytes=4, best=best)
     return found | {"floor_ms": round(sum(least.values()), 3), "experts": sum(used.values())}
+
+
+def kernels(graph: torch.cuda.CUDAGraph, repeats: int = 5) -> dict[str, list]:
+    """Of one step: how often each kernel runs, and its microseconds in all."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        for _ in range(repeats):
+            graph.replay()
+        torch.cuda.synchronize()
+    found = {
+        row.key[:60]: [row.count // repeats, round(row.device_time_total / repeats, 1)] for row in seen.key_averages()
+    }
+    return dict(sorted(found.items(), key=lambda pair: -pair[1][1]))
 
 
 def timed(clock: Clock, call, repeats: int) -> dict:
@@ -289,23 +313,31 @@ def seconds(call, count: int) -> float:
 
 
 def demo(toy: bool) -> list[dict]:
-    """The shipped demo: 512 greedy tokens both ways, in each dtype; then its speed."""
+    """The shipped demo: 512 greedy tokens and 30 replies both ways, in each dtype; on a CPU its speed."""
+    from minimax_nb.demo import corpus, evaluate
     from minimax_nb.loading import load
 
     folder, tokenizer = folder_and_tokenizer()
-    rows = []
+    rows, questions = [], corpus.held_out_questions()[:30]
+    settings = {"do_sample": False, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.eos_token_id}
     for dtype in ("float32", "bfloat16") if GPU else ("float32",):
         model, _ = load(folder, dtype=dtype)
         prompt, count = tokenizer("What is your favourite condiment?", return_tensors="pt").to(model.device), 512
-        said = {}
+        said, replies = {}, {}
         for way in WAYS:
             go(model, way)
-            said[way] = model.generate(**prompt, min_new_tokens=count, max_new_tokens=count, do_sample=False)[0].cpu()
-        same = (said["today"] == said["static"]).long().cumprod(0).sum().item() - prompt.input_ids.shape[1]
-        rows.append({"what": "greedy tokens", "dtype": dtype, "tokens": count, "equal_up_to": same})
+            said[way] = model.generate(**prompt, **settings, min_new_tokens=count, max_new_tokens=count)[0].cpu()
+            prompts = [torch.tensor([evaluate.prompt(tokenizer, turn)], device=model.device) for turn in questions]
+            replies[way] = [
+                model.generate(ids, attention_mask=torch.ones_like(ids), **settings, max_new_tokens=200).tolist()
+                for ids in prompts
+            ]
+        row = {"what": "greedy", "dtype": dtype, "tokens": count, "replies": len(questions)}
+        row["equal_up_to"] = (said["today"] == said["static"]).long().cumprod(0).sum().item() - len(prompt.input_ids[0])
+        row["equal_replies"] = sum(a == b for a, b in zip(*replies.values(), strict=True))
+        rows.append(row)
         print(rows[-1], flush=True)
-    model, _ = load(folder)
-    return rows + talk(toy, model, repeats=6)
+    return rows if GPU else rows + talk(toy, model, repeats=6)
 
 
 def main() -> None:
@@ -323,7 +355,7 @@ def main() -> None:
         results.found[part] = parts[part](arguments.toy)
         results.found[f"{part}_seconds"] = round(time.perf_counter() - start, 1)
         results.save()
-        print(part, results.found[f"{part}_seconds"], "s", *results.found[part], sep="\n  ", flush=True)
+        print(part, results.found[f"{part}_seconds"], "s", flush=True)
         gc.collect()
         if GPU:
             torch.cuda.empty_cache()

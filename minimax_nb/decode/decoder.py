@@ -64,7 +64,7 @@ class Decoder:
                 self._take(cache, len(ids), length)
             elif length == self.buffers.room:
                 self._grow(2 * length)
-            if self.play is None or (self.on_gpu and self._experts() != self.recorded_with):
+            if self.play is None or self._experts() != self.recorded_with:
                 self._point(length, mask, positions)
                 self._record()
             self._point(length, mask, positions)
@@ -147,9 +147,9 @@ class Decoder:
         for place in self.buffers.places.values():
             place.ready = -1  # trying it was a step
 
-    def _experts(self) -> str | None:
-        """How Transformers computes the experts, which a recording keeps doing when this changes."""
-        return getattr(self.config, "_experts_implementation", None)
+    def _experts(self) -> str:
+        """How the experts are computed, which a recording keeps doing when the model's setting changes."""
+        return self.parts[0].ops.experts_of(self.config, self.dtype)
 
     def _point(self, length: int, mask: Tensor | None, positions: Tensor | None) -> None:
         for place in self.buffers.places.values():

@@ -40,7 +40,9 @@ class Graphs:
                 run(part, x, buffers)  # compiles kernels and makes workspaces, which a recording must not
                 torch.cuda.synchronize()
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may compute meanwhile
+                # PyTorch's own stream for recording is the first GPU's; other threads may compute meanwhile
+                stream = torch.cuda.Stream(part.device)
+                with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                     out = run(part, x, buffers)
             self.recorded.append((part.device, graph, x, out))
             x = out

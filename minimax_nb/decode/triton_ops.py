@@ -4,19 +4,18 @@ Weights of many rows are read by cuBLAS, for one row by `gemv`, which reaches mo
 calls has set the device. No gradients.
 """
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 import triton
 from torch import Tensor
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from ..experts import NAME as EXPERTS
 from ..lightning.kernels import _decode_step
 from . import kernels
 from .buffers import Place
 from .flash import attend as attend_split
 
-EXPERTS = "minimax_nb"  # the package's own experts among Transformers' implementations
 ROWS, BLOCK, WARPS = 1, 2048, 4  # of a program of gemv: outputs, inputs at a time; the best of ten on an H200
 
 
@@ -95,15 +94,15 @@ def route(x: Tensor, weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def experts(module, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """By the package's own kernels if the model has them, else Transformers' grouped_mm, which can be recorded."""
-    return _experts(getattr(module.config, "_experts_implementation", None))(module, x, index, weights)
+    """By the package's own kernels if the model has them, else by what Transformers has and a graph can record."""
+    return ALL_EXPERTS_FUNCTIONS[experts_of(module.config, x.dtype)](module, x, index, weights)
 
 
-@cache
-def _experts(name: str | None):
-    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
-
-    return ALL_EXPERTS_FUNCTIONS[name if name == EXPERTS else "grouped_mm"]
+def experts_of(config, dtype: torch.dtype) -> str:
+    """The implementation's name. grouped_mm asks the device how many tokens an expert has, unless they are in bf16."""
+    if dtype in (torch.bfloat16, torch.float16) and getattr(config, "_experts_implementation", None) == EXPERTS:
+        return EXPERTS
+    return "grouped_mm" if dtype == torch.bfloat16 else "batched_mm"
 
 
 def advance(place: Place) -> None:
