@@ -17,6 +17,7 @@ of precision: states stay in the dtype that the model computes in.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import signature
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +27,13 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxFo
 # What forward, generate and their outputs call the cache: renamed in Transformers 5.24.
 CACHE_ARGUMENT = "cache" if "cache" in signature(MiniMaxForCausalLM.forward).parameters else "past_key_values"
 
-Snapshot = tuple[list[Tensor | None], list[int]]  # each layer's state, each layer's number of keys
+
+class Snapshot(NamedTuple):
+    """Where a cache stood."""
+
+    states: list[Tensor | None]  # of each layer
+    lengths: list[int]  # keys of each layer
+    fed: Tensor | None  # the mask of the tokens fed so far, where some were pads
 
 
 def repair_cache() -> list[str]:
@@ -56,7 +63,8 @@ def stock_cache() -> Iterator[None]:
 
 def snapshot(cache: MiniMaxCache) -> Snapshot:
     """What `restore` needs to take the cache back to this point. Copies the states; keys are only counted."""
-    return _cloned(cache.linear_cache), [layer.get_seq_length() for layer in cache.layers]
+    lengths = [layer.get_seq_length() for layer in cache.layers]
+    return Snapshot(_cloned(cache.linear_cache), lengths, getattr(cache, "fed", None))
 
 
 def restore(cache: MiniMaxCache, snap: Snapshot) -> None:
@@ -64,11 +72,11 @@ def restore(cache: MiniMaxCache, snap: Snapshot) -> None:
 
     A forward pass that was interrupted half way is undone too. ValueError if keys from before `snap` are gone.
     """
-    states, lengths = snap
+    states, lengths, fed = snap
     held = [layer.get_seq_length() for layer in cache.layers] + [0] * len(lengths)
     if any(now < then for now, then in zip(held, lengths, strict=False)):
         raise ValueError("this cache holds fewer tokens than the snapshot: it was reset, or is another one")
-    cache.linear_cache = _cloned(states)
+    cache.linear_cache, cache.fed = _cloned(states), fed
     del cache.layers[len(lengths) :]
     for layer, length in zip(cache.layers, lengths, strict=False):
         if length == 0:
@@ -93,25 +101,25 @@ def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, in
 def reorder_cache(self, beam_idx: Tensor) -> None:
     """Row i becomes what row beam_idx[i] was."""
     DynamicCache.reorder_cache(self, beam_idx)
-    _change_states(self, lambda state: state.index_select(0, beam_idx.to(state.device)))
+    _change_rows(self, lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
 
 
 def batch_repeat_interleave(self, repeats: int) -> None:
     """Each row `repeats` times."""
     DynamicCache.batch_repeat_interleave(self, repeats)
-    _change_states(self, lambda state: state.repeat_interleave(repeats, dim=0))
+    _change_rows(self, lambda rows: rows.repeat_interleave(repeats, dim=0))
 
 
 def batch_select_indices(self, indices: Tensor) -> None:
     """Only the rows named."""
     DynamicCache.batch_select_indices(self, indices)
-    _change_states(self, lambda state: state[indices, ...])
+    _change_rows(self, lambda rows: rows[indices, ...])
 
 
 def reset(self) -> None:
     """Forget everything."""
     DynamicCache.reset(self)
-    _change_states(self, lambda state: None)  # None is what the model takes for "no state yet"; [] it would multiply
+    _change_rows(self, lambda rows: None)  # None is what the model takes for "no state yet"; [] it would multiply
 
 
 _METHODS = {
@@ -132,8 +140,11 @@ def _layer_with_keys(cache: MiniMaxCache, asked: int) -> int:
     return next((layer for layer, length in enumerate(lengths) if length > 0), asked)
 
 
-def _change_states(cache: MiniMaxCache, change: Callable[[Tensor], Tensor | None]) -> None:
-    cache.linear_cache = [change(s) if isinstance(s, Tensor) else s for s in cache.linear_cache]
+def _change_rows(cache: MiniMaxCache, change: Callable[[Tensor], Tensor | None]) -> None:
+    """Of the states, and of the mask that `lightning.boundaries` keeps of the tokens fed."""
+    cache.linear_cache = [change(state) if isinstance(state, Tensor) else state for state in cache.linear_cache]
+    if getattr(cache, "fed", None) is not None:
+        cache.fed = change(cache.fed)
 
 
 def _cloned(states: list) -> list:
@@ -149,7 +160,8 @@ def _assign(methods: dict[str, Callable | None]) -> None:
             delattr(MiniMaxCache, name)
 
 
-# The tests: a cache of two rows, layer 0 lightning, layer 1 softmax with three tokens. Row i holds the number i.
+# The tests. Each is given a cache of two rows, layer 0 lightning, layer 1 softmax with three tokens, where all of row i
+# holds the number i.
 
 
 def _passes(name: str) -> bool:
@@ -163,16 +175,45 @@ def _passes(name: str) -> bool:
         return False
 
 
-def _rows(cache: MiniMaxCache, want: list[int]) -> bool:
+def _knows_its_length(cache: MiniMaxCache) -> bool:
+    return cache.get_seq_length() == 3
+
+
+def _knows_its_mask_sizes(cache: MiniMaxCache) -> bool:
+    return cache.get_mask_sizes(2, 0) == (5, 0)
+
+
+def _follows_beams(cache: MiniMaxCache) -> bool:
+    cache.reorder_cache(torch.tensor([1, 1]))
+    return _holds_rows(cache, [1, 1])
+
+
+def _repeats_rows(cache: MiniMaxCache) -> bool:
+    cache.batch_repeat_interleave(2)
+    return _holds_rows(cache, [0, 0, 1, 1])
+
+
+def _selects_rows(cache: MiniMaxCache) -> bool:
+    cache.batch_select_indices(torch.tensor([1]))
+    return _holds_rows(cache, [1])
+
+
+def _forgets_states(cache: MiniMaxCache) -> bool:
+    cache.reset()
+    return cache.get_linear_cache(0) is None
+
+
+def _holds_rows(cache: MiniMaxCache, want: list[int]) -> bool:
     keys = cache.layers[1].keys[:, 0, 0, 0].tolist()
-    return cache.get_linear_cache(0).flatten().tolist() == keys == want
+    states = cache.get_linear_cache(0).flatten().tolist()
+    return keys == want and states == want
 
 
 _TESTS: dict[str, Callable[[MiniMaxCache], bool]] = {
-    "length": lambda cache: cache.get_seq_length() == 3,
-    "mask sizes": lambda cache: cache.get_mask_sizes(2, 0) == (5, 0),
-    "beams": lambda cache: cache.reorder_cache(torch.tensor([1, 1])) or _rows(cache, [1, 1]),
-    "repeat": lambda cache: cache.batch_repeat_interleave(2) or _rows(cache, [0, 0, 1, 1]),
-    "select": lambda cache: cache.batch_select_indices(torch.tensor([1])) or _rows(cache, [1]),
-    "reset": lambda cache: cache.reset() or cache.get_linear_cache(0) is None,
+    "length": _knows_its_length,
+    "mask sizes": _knows_its_mask_sizes,
+    "beams": _follows_beams,
+    "repeat": _repeats_rows,
+    "select": _selects_rows,
+    "reset": _forgets_states,
 }

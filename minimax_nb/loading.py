@@ -2,14 +2,19 @@
 
     model, tokenizer = load("work/demo")
     # fp32 on CPU (2 threads), sdpa, torch lightning attention, fp32 state; cache repaired: length, mask sizes, ...
+    report(model).lightning                  # "torch": the same as data
 
 It reads local folders only, executes no code of theirs, and takes no original folder: `minimax-nb patch SRC DST` makes
 the converted one. What can go wrong without an error message is tested on every load: the frequencies of the rotation,
-the rows of q_proj and k_proj that arrived in the model, and the cache. It does not quantise.
+the rows of q_proj and k_proj that arrived in the model, and the cache; and with another Transformers than the one that
+the kit is tested with, a small model against the definition. It does not quantise.
 """
+
+from __future__ import annotations
 
 import importlib.metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from .checkpoint.folder import (
     INDEX,
@@ -25,29 +30,55 @@ from .checkpoint.folder import (
 )
 from .config import MARKER, verify_frequencies
 from .errors import CheckpointError, ConfigError
+from .original import DECAY_BUFFERS
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import MiniMaxForCausalLM, PreTrainedTokenizerBase
 
 TESTED = "5.24.0"  # of Transformers; a test holds it to pyproject.toml
-REBUILT = r"self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)$"  # in no checkpoint: made from the config
 SMALL = 2 * 10**9  # bytes; loading less takes about a second, without a progress bar
 SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
-def load(path, *, attn_implementation=None, dtype=None, device_map="auto", lightning="auto", decoding=None):
+class Report(NamedTuple):
+    """What `load` chose for a model, what it repaired and what it tested in this process."""
+
+    dtype: str  # "bfloat16"
+    attention: str  # "sdpa"
+    lightning: str  # "torch"
+    repaired: tuple[str, ...]  # of the cache
+    tested: tuple[str, ...]  # by `selftest`, where Transformers is not the pinned version
+    line: str  # all of it in words
+
+    def __reduce__(self):
+        """A model that is read in another process finds the cache repaired and its attention registered there."""
+        return _in_another_process, tuple(self)
+
+
+def load(
+    path: str | Path,
+    *,
+    attn_implementation: str | None = None,
+    dtype: str | torch.dtype | None = None,
+    device_map: str | int | dict | torch.device | None = "auto",
+    lightning: str = "auto",
+    quiet: bool = False,
+) -> tuple[MiniMaxForCausalLM, PreTrainedTokenizerBase]:
     """(model, tokenizer) of a converted folder, ready to generate.
 
     Unless told otherwise: the fastest attention that runs, bf16 on a GPU that has it and fp32 elsewhere, all GPUs or
-    else the CPU.
-    `lightning` is the backend of `use_lightning`: "auto", "fused", "torch" or "stock". `decoding` is "static", a step
-    of its own for each new token (see minimax_nb.decode), or "plain", the model's own forward pass; unless told
-    otherwise static where it can be had. Raises ConfigError for a folder
+    else the CPU. One line says what was chosen, unless `quiet`; `report(model)` has it as data.
+    `lightning` is the backend of `use_lightning`: "auto", "fused", "torch" or "stock". Raises ConfigError for a folder
     that was not converted or a Transformers that computes something else from it, CheckpointError for one whose files
-    are missing or contradict each other, RuntimeError for "fused" or "flash_attention_2" where it cannot run.
+    are missing or contradict each other, RuntimeError for "fused" or "flash_attention_2" where it cannot run, and for a
+    Transformers that fails the self-test.
     """
-    from . import decode
-    from .lightning.layer import choose, described, use_lightning
+    from .cache import repair_cache
+    from .lightning.backends import Sizes, choose, described, why_not_fused
+    from .lightning.layer import rebuild_decays, use_lightning
 
     on_gpu = _on_gpu(device_map)
-    decode.require(decoding)
     choose(lightning, on_gpu)  # what cannot run is said now, not after minutes of loading
     folder = Path(path).expanduser()
     config = _converted_config(folder)
@@ -55,18 +86,44 @@ def load(path, *, attn_implementation=None, dtype=None, device_map="auto", light
     check_tensors(config, tensors)
     verify_frequencies(config)
     dtype, device_map, where = _placement(dtype, device_map)
+    dtype_name = str(dtype).removeprefix("torch.")
     attention, chosen = _attention(attn_implementation, on_gpu, dtype)
+    sizes = Sizes(config["num_attention_heads"], config["head_dim"], dtype_name)
+    backend = choose(lightning, on_gpu, sizes)  # runs the fused kernels once
+    fault = why_not_fused(on_gpu, sizes) if on_gpu and lightning == "auto" else ""
+    repaired = tuple(repair_cache())
+    tested, note = _self_test(attention, backend, "cuda" if on_gpu else "cpu", dtype_name)
 
     tokenizer = _load_tokenizer(folder)
     model = _load_model(folder, tensors, attn_implementation=attention, dtype=dtype, device_map=device_map)
     _compare_rows(model, config, folder, tensors)
-    backend = use_lightning(model, lightning)
-    decoded = decode.described(decode.use_decoding(model, decoding or "static"), on_gpu)
+    rebuild_decays(model)
+    use_lightning(model, backend)
+    cache = ", ".join(repaired) or "nothing, this version needs none"
+    line = f"{where}, {chosen}, {described(backend, fault)}; cache repaired: {cache}{note}"
+    model.minimax_nb = Report(dtype_name, attention, backend, repaired, tested, line)
+    if not quiet:
+        print(line)
+    return model, tokenizer
+
+
+def report(model: MiniMaxForCausalLM) -> Report:
+    """What `load` chose for this model. ValueError for a model that it did not load."""
+    found = getattr(model, "minimax_nb", None)
+    if not isinstance(found, Report):
+        raise ValueError(f"this {type(model).__name__} was not loaded by minimax_nb.loading.load")
+    return found
+
+
+def _in_another_process(*fields) -> Report:
+    from .attention import NAME, register
     from .cache import repair_cache
 
-    repaired = ", ".join(repair_cache()) or "nothing, this version needs none"
-    print(f"{where}, {chosen}, {described(backend, on_gpu)}, {decoded}; cache repaired: {repaired}{_version_note()}")
-    return model, tokenizer
+    found = Report(*fields)
+    repair_cache()
+    if found.attention == NAME:
+        register()
+    return found
 
 
 def _converted_config(folder: Path) -> dict:
@@ -79,9 +136,13 @@ def _converted_config(folder: Path) -> dict:
 
 
 def _on_gpu(device_map) -> bool:
+    """Whether any part of the model goes to an NVIDIA GPU."""
     import torch
 
-    return torch.cuda.is_available() and str(device_map) not in ("None", "cpu")
+    if device_map is None or not torch.cuda.is_available():
+        return False
+    places = device_map.values() if isinstance(device_map, dict) else [device_map]
+    return any(str(place) not in ("cpu", "disk", "meta", "mps") for place in places)
 
 
 def _placement(dtype, device_map) -> tuple:
@@ -137,20 +198,21 @@ def _load_model(folder: Path, tensors: Header, **settings):
     from transformers import MiniMaxForCausalLM
     from transformers.utils import logging
 
-    kept = MiniMaxForCausalLM._keys_to_ignore_on_load_missing  # Transformers' own list of keys not to report
-    MiniMaxForCausalLM._keys_to_ignore_on_load_missing = [REBUILT]
+    # Of the same name, by which Transformers chooses a loss. What it ignores is not reported as missing.
+    ignored = {"_keys_to_ignore_on_load_missing": [rf"self_attn\.({'|'.join(DECAY_BUFFERS)})$"]}
+    unreported = type("MiniMaxForCausalLM", (MiniMaxForCausalLM,), ignored)
     shown = logging.is_progress_bar_enabled()
     if byte_size(tensors.values()) < SMALL:
         logging.disable_progress_bar()
     try:
-        model, report = MiniMaxForCausalLM.from_pretrained(
+        model, found = unreported.from_pretrained(
             folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
     finally:
-        MiniMaxForCausalLM._keys_to_ignore_on_load_missing = kept
         if shown:
             logging.enable_progress_bar()
-    lost = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    model.__class__ = MiniMaxForCausalLM
+    lost = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
     if lost:
         raise CheckpointError(f"{folder}: Transformers did not load {', '.join(lost[:5])}: convert the original again")
     return model.eval()
@@ -175,8 +237,19 @@ def _compare_rows(model, config: dict, folder: Path, tensors: Header) -> None:
             )
 
 
-def _version_note() -> str:
+def _self_test(attention: str, lightning: str, device: str, dtype: str) -> tuple[tuple[str, ...], str]:
+    """What was compared with the definition, and it in words; nothing for the version that the kit is tested with."""
     version = importlib.metadata.version("transformers")
     if version == TESTED:
-        return ""
-    return f"; transformers {version} is not the tested {TESTED}: RoPE frequencies, load order and cache re-tested"
+        return (), ""
+    from .selftest import run
+
+    try:
+        result = run(attention, lightning, device, dtype)
+    except RuntimeError as wrong:
+        raise RuntimeError(
+            f"Transformers {version} computes this model wrong: on a small one with {attention} and {lightning} "
+            f"lightning attention {wrong}. Install the tested version: pip install transformers=={TESTED}"
+        ) from wrong
+    said = f"{', '.join(result.compared)} within {result.error:.0e} of the definition on a small model"
+    return result.compared, f"; transformers {version} is not the tested {TESTED}: {said}"

@@ -9,6 +9,10 @@ The values are those of config.json in MiniMaxAI/MiniMax-Text-01; MiniMax-M1's d
 LAYERS = 80
 PERIOD = 8  # seven lightning layers, then one of softmax attention
 ALPHA_AND_BETA = ("full_attention", "linear_attention", "mlp")
+# Buffers of a lightning layer that Transformers computes from the config, by the end of their names. They are no
+# weights and in no checkpoint of MiniMax's; `save_pretrained` writes them.
+DECAY_TABLES = ("query_decay", "key_decay", "diagonal_decay")
+DECAY_BUFFERS = ("slope_rate", *DECAY_TABLES)
 
 
 def original_config(**changes) -> dict:

@@ -6,6 +6,7 @@ import traps
 from originals import original_config, original_weights, relative_error, write_original, yardstick
 from transformers import MiniMaxConfig
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
+from traps import kept
 
 from minimax_nb.cache import repair_cache, restore, snapshot, stock_cache
 from minimax_nb.checkpoint import patch_checkpoint
@@ -96,10 +97,10 @@ def test_generate_goes_on_from_a_kept_cache(make):
     model, *_ = make()
     first, second = (torch.tensor([row]) for row in traps.random_ids(20, 9))
     cache, settings = MiniMaxCache(), {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-    so_far = torch.cat([model.generate(first, past_key_values=cache, **settings), second], -1)
+    so_far = torch.cat([model.generate(first, **kept(cache), **settings), second], -1)
     assert cache.get_seq_length() == 25  # the last token sampled is not in it
-    kept = model.generate(so_far, past_key_values=cache, **settings)
-    assert kept.tolist() == model.generate(so_far, use_cache=False, **settings).tolist()
+    got = model.generate(so_far, **kept(cache), **settings)
+    assert got.tolist() == model.generate(so_far, use_cache=False, **settings).tolist()
 
 
 def test_reset_cache_is_as_good_as_new(make):
@@ -120,10 +121,10 @@ def test_rows_repeated_and_selected(make):
     model, config, weights = make()
     rows, (more,) = traps.random_ids(10, 10), traps.random_ids(6, seed=2)
     cache = MiniMaxCache()
-    model(torch.tensor(rows), past_key_values=cache, use_cache=True)
+    model(torch.tensor(rows), **kept(cache))
     cache.batch_repeat_interleave(3)
     cache.batch_select_indices(torch.tensor([5, 0]))  # of rows 0 0 0 1 1 1
-    got = model(torch.tensor([more] * 2), past_key_values=cache, use_cache=True).logits
+    got = model(torch.tensor([more] * 2), **kept(cache)).logits
     for i, want in enumerate(yardstick(config, weights, [rows[1] + more, rows[0] + more])):
         assert relative_error(got[i], want[-6:]) < RIGHT
     with stock_cache(), pytest.raises(IndexError):
@@ -158,10 +159,10 @@ def test_cache_without_a_softmax_layer():
     config = original_config(**changes)
     model, (row,) = traps.random_model(MiniMaxConfig(**traps.renamed_config(config))), traps.random_ids(12)
     cache = MiniMaxCache()
-    model(torch.tensor([row[:7]]), past_key_values=cache, use_cache=True)
+    model(torch.tensor([row[:7]]), **kept(cache))
     assert cache.get_seq_length() == 0  # nothing in it counts tokens, and nothing in the model asks
     cache.reorder_cache(torch.tensor([0]))
-    got = model(torch.tensor([row[7:]]), past_key_values=cache, use_cache=True).logits
+    got = model(torch.tensor([row[7:]]), **kept(cache)).logits
     assert relative_error(got, model(torch.tensor([row])).logits[:, 7:].double()) < RIGHT
 
 
@@ -171,7 +172,7 @@ def test_snapshot_and_restore(make):
     turns, cache = [torch.tensor([row]) for row in traps.random_ids(9, 5, 4)], MiniMaxCache()
 
     def logits(turn):
-        return model(turns[turn], past_key_values=cache, use_cache=True).logits
+        return model(turns[turn], **kept(cache)).logits
 
     empty = snapshot(cache)
     first = logits(0)
@@ -203,10 +204,10 @@ def test_restore_after_a_forward_pass_that_broke_half_way(make, shape):
         before = snapshot(cache)
         hook = model.model.layers[-2].register_forward_hook(interrupt)
         with pytest.raises(KeyboardInterrupt):
-            model(turn, past_key_values=cache, use_cache=True)
+            model(turn, **kept(cache))
         hook.remove()
         restore(cache, before)
-        got = model(turn, past_key_values=cache, use_cache=True).logits
+        got = model(turn, **kept(cache)).logits
     want = model(torch.cat(turns, -1)).logits[:, 9:].double()
     assert relative_error(got, want) < RIGHT
 

@@ -1,6 +1,7 @@
 """Lightning attention against its definition in float64, and in models. The fused backend is tested where a GPU is."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,19 +11,24 @@ from originals import original_config, original_weights, relative_error, write_o
 from torch import Tensor
 from transformers import MiniMaxConfig, MiniMaxForCausalLM
 from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLightningAttention
+from traps import kept
 
 from minimax_nb import reference
 from minimax_nb.cache import repair_cache
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.config import patch_config
 from minimax_nb.demo.model import demo_config, new_model
+from minimax_nb.lightning import has_fused, lightning_attention, slopes, use_lightning
 from minimax_nb.lightning import layer as layer_module
-from minimax_nb.lightning import lightning_attention, slopes, use_lightning
 from minimax_nb.lightning import operator as lightning
+from minimax_nb.original import DECAY_TABLES
+
+if torch.cuda.is_available() and has_fused():
+    from minimax_nb.lightning.kernels import decode_step
 
 torch.set_num_threads(1)
 
-GPU = torch.cuda.is_available() and lightning.has_fused()
+GPU = torch.cuda.is_available() and has_fused()
 FUSED = pytest.param("fused", marks=pytest.mark.skipif(not GPU, reason="needs a CUDA GPU and flash-linear-attention"))
 BOTH = pytest.mark.parametrize("backend", ["torch", FUSED])
 DEVICE = "cuda" if GPU else "cpu"
@@ -84,18 +90,78 @@ def test_the_state_hands_over_at_every_split(backend, length):
 
 
 @BOTH
-def test_pads(backend):
-    """Zeros on the left change nothing; on the right they only decay the state."""
-    q, k, v, rates = inputs(70, batch=1)
-    want, state = lightning_attention(q, k, v, rates, backend=backend)
-    pads = torch.zeros_like(q[:, :9])
-    left, left_state = lightning_attention(*(torch.cat([pads, x], 1) for x in (q, k, v)), rates, backend=backend)
-    assert relative_error(left[:, 9:], want.double()) < RIGHT[backend]
-    assert relative_error(left_state, state.double()) < RIGHT[backend]
-    right, right_state = lightning_attention(*(torch.cat([x, pads], 1) for x in (q, k, v)), rates, backend=backend)
-    assert relative_error(right[:, :70], want.double()) < RIGHT[backend]
-    decayed = torch.exp(-9 * rates.double())[:, None, None] * state
-    assert relative_error(right_state, decayed) < RIGHT[backend]
+@pytest.mark.parametrize("length", [1, 9, 16, 70, 333])
+def test_pads_anywhere_leave_the_state_as_it_is(backend, length):
+    """What pads hold, NaN included, does not matter; each row is as its real tokens alone."""
+    q, k, v, rates = inputs(length, batch=4)
+    start = torch.randn(4, 16, 32, 32, device=DEVICE)
+    mask = torch.rand(4, length, generator=torch.Generator().manual_seed(1)).to(DEVICE) > 0.3
+    mask[0], mask[1] = False, torch.arange(length, device=DEVICE) < length // 2  # only pads; pads on the right
+    q, k, v = (x.masked_fill(~mask[..., None, None], float("nan")) for x in (q, k, v))
+    for given in (None, start):
+        got, state = lightning_attention(q, k, v, rates, given, mask=mask.long(), backend=backend)
+        assert got[~mask].eq(0).all()
+        for i, real in enumerate(mask):
+            before = None if given is None else given[i : i + 1]
+            if not real.any():
+                assert state[i].equal(torch.zeros_like(state[i]) if given is None else given[i])
+                continue
+            alone = [x[i : i + 1, real] for x in (q, k, v)]
+            want, want_state = reference.recurrence(*alone, rates, before)
+            assert relative_error(got[i : i + 1, real], want) < RIGHT[backend]
+            assert relative_error(state[i : i + 1], want_state) < RIGHT[backend]
+
+
+@BOTH
+@pytest.mark.parametrize("ends", [[37], [1, 2, 64, 65, 130], [64], [128, 128 + 64], [7, 7 + 16, 199]])
+def test_packed_documents_begin_anew(backend, ends):
+    """Two rows of 200 tokens; the second row begins a document too."""
+    q, k, v, rates = inputs(200, heads=4, width=16)
+    edges = torch.tensor([0, *ends, 200, 263, 400], device=DEVICE)
+    got, state = lightning_attention(q, k, v, rates, cu_seqlens=edges, backend=backend)
+    assert state is None and got.shape == q.shape
+    flat = [x.flatten(0, 1)[None] for x in (q, k, v)]
+    for first, last in pairwise(edges.tolist()):
+        want, _ = reference.recurrence(*(x[:, first:last] for x in flat), rates)
+        assert relative_error(got.flatten(0, 1)[None, first:last], want) < RIGHT[backend]
+
+
+def test_packed_documents_have_neither_state_nor_pads():
+    q, k, v, rates = inputs(6, batch=1)
+    edges = torch.tensor([0, 2, 6])
+    for more in ({"mask": torch.ones(1, 6)}, {"state": torch.zeros(1, 16, 32, 32)}):
+        with pytest.raises(ValueError, match="packed"):
+            lightning_attention(q, k, v, rates, cu_seqlens=edges, backend="torch", **more)
+
+
+def test_a_slope_too_steep_for_the_block_form_is_refused():
+    q, k, v, _ = inputs(100, heads=2)
+    steep = torch.tensor([0.1, lightning.STEEPEST])
+    got, _ = lightning_attention(q, k, v, steep, backend="torch")
+    assert relative_error(got, reference.recurrence(q, k, v, steep)[0]) < 1e-6
+    with pytest.raises(ValueError, match="slope"):
+        lightning_attention(q, k, v, 2 * steep, backend="torch")
+
+
+@BOTH
+@pytest.mark.parametrize("layer", [0, 40, 78])
+def test_single_tokens_decay_a_slow_head_exactly(backend, layer):
+    """exp(-slope) rounded to fp32 forgets at a rate that is off by up to 4e-4 in layer 78."""
+    rates = slopes(64, layer, 80, DEVICE)
+    generator, state = torch.Generator().manual_seed(0), None
+    made = torch.randn(1, 1024, 64 * 3 * 16, generator=generator).to(DEVICE)
+    q, k, v = torch.nn.functional.silu(made).unflatten(-1, (64, 3, 16)).unbind(3)
+    for token in range(1024):
+        if backend == "fused":
+            if state is None:
+                state = torch.zeros(1, 64, 16, 16, device=DEVICE)
+            out, state = decode_step(made[:, token : token + 1], rates, state, 64)
+        else:
+            step = (x[:, token : token + 1] for x in (q, k, v))
+            out, state = lightning_attention(*step, rates, state, backend="torch")
+    want, want_state = reference.recurrence(q, k, v, rates)
+    assert relative_error(out.view(1, 1, 64, 16), want[:, -1:]) < 2e-6
+    assert relative_error(state, want_state) < 2e-6
 
 
 @BOTH
@@ -114,21 +180,47 @@ def test_half_precision_rounds_only_what_it_returns(backend, dtype, bound):
 
 
 @BOTH
-def test_gradients_are_those_of_the_definition(backend):
+@pytest.mark.parametrize("gates", ["none", "pads", "documents"])
+def test_gradients_are_those_of_the_definition(backend, gates):
     given = [
         x.double() if backend == "torch" else x
         for x in (*inputs(37, heads=4, width=16)[:3], torch.randn(2, 4, 16, 16, device=DEVICE))
     ]
     rates, bound = slopes(4, 1, 8, DEVICE), {"torch": 1e-10, "fused": 2e-2}[backend]
+    mask = torch.ones(2, 37, device=DEVICE, dtype=torch.bool)
+    mask[0, 20:30], mask[1, 33:] = False, False
+    edges = torch.tensor([0, 5, 37, 60, 74], device=DEVICE)
+
+    def ours(q, k, v, state):
+        if gates == "documents":
+            return lightning_attention(q, k, v, rates, cu_seqlens=edges, backend=backend)[0], state
+        return lightning_attention(q, k, v, rates, state, mask=mask if gates == "pads" else None, backend=backend)
+
+    def definition(q, k, v, state):
+        if gates == "none":
+            return reference.recurrence(q, k, v, rates, state)
+        if gates == "documents":
+            flat, outs = [x.flatten(0, 1)[None] for x in (q, k, v)], []
+            for first, last in pairwise(edges.tolist()):
+                outs.append(reference.recurrence(*(x[:, first:last] for x in flat), rates)[0])
+            return torch.cat(outs, 1).view(q.shape), state
+        outs, states = [], []
+        for i, real in enumerate(mask):
+            alone = (x[i : i + 1, real] for x in (q, k, v))
+            out, last = reference.recurrence(*alone, rates, state[i : i + 1])
+            outs.append(
+                torch.zeros(1, 37, 4, 16, device=DEVICE, dtype=out.dtype).index_copy(1, real.nonzero()[:, 0], out)
+            )
+            states.append(last)
+        return torch.cat(outs), torch.cat(states)
 
     def gradients(form):
         leaves = [x.clone().requires_grad_() for x in given]
-        out, state = form(*leaves[:3], rates, leaves[3])
+        out, state = form(*leaves)
         (out.sin().sum() + state.cos().sum()).backward()
         return [leaf.grad for leaf in leaves]
 
-    ours = gradients(lambda *args: lightning_attention(*args, backend=backend))
-    for got, want in zip(ours, gradients(reference.recurrence), strict=True):
+    for got, want in zip(gradients(ours), gradients(definition), strict=True):
         assert relative_error(got, want.double()) < bound
 
 
@@ -161,7 +253,7 @@ def row(length: int, seed: int = 1) -> Tensor:
 def logits_of(model, ids: Tensor, *, turns: tuple[int, ...] = ()) -> Tensor:
     """Logits (length, vocabulary) of one row fed in turns of these lengths and a last one."""
     cache, pieces = MiniMaxCache(), ids.tensor_split(torch.tensor(turns, dtype=torch.long).cumsum(0).tolist(), 1)
-    return torch.cat([model(piece, past_key_values=cache, use_cache=True).logits[0] for piece in pieces]).cpu()
+    return torch.cat([model(piece, **kept(cache)).logits[0] for piece in pieces]).cpu()
 
 
 @BOTH
@@ -207,10 +299,8 @@ def test_half_precision_model_is_nearer_to_fp32(small, backend):
 
 def test_a_model_takes_a_long_input_in_segments(small, monkeypatch):
     """With pads on the left of one row, so that a segment must take its own part of the mask."""
-    lengths, original = [], lightning.lightning_attention
-    monkeypatch.setattr(
-        layer_module, "lightning_attention", lambda q, *a, **k: lengths.append(q.shape[1]) or original(q, *a, **k)
-    )
+    lengths, original = [], lightning.attend
+    monkeypatch.setattr(layer_module, "attend", lambda q, *a: lengths.append(q.shape[1]) or original(q, *a))
     model, mask = loaded(small[0]), torch.ones(2, 150, dtype=torch.long, device=DEVICE)
     mask[0, :70] = 0
     ids = torch.cat([row(150), row(150, seed=2)])
@@ -226,27 +316,29 @@ def test_a_model_takes_a_long_input_in_segments(small, monkeypatch):
     assert lengths == [150, 150, 64, 64, 22, 64, 64, 22]
 
 
-def test_the_module_tree_stays_and_the_decay_buffers_are_freed(small, tmp_path):
+def test_the_module_tree_stays_and_the_decay_tables_are_freed(small, tmp_path):
     model, ids = loaded(small[0]), row(40)
     names, modules = set(model.state_dict()), [name for name, _ in model.named_modules()]
+    buffers = {name for name, _ in model.named_buffers()}
     use_lightning(model, "torch")
     want = logits_of(model, ids)
-    freed = names - set(model.state_dict())
-    assert {name.rpartition(".")[2] for name in freed} == set(layer_module.DECAYS)
+    freed = buffers - {name for name, _ in model.named_buffers()}
+    assert {name.rpartition(".")[2] for name in freed} == set(DECAY_TABLES)
     assert [name for name, _ in model.named_modules()] == modules
+    assert set(model.state_dict()) == names  # they are given back where a model is saved
     model.save_pretrained(tmp_path)
     again = loaded(tmp_path)
     use_lightning(again, "torch")
     assert logits_of(again, ids).equal(want)
     use_lightning(model, "stock")
-    assert set(model.state_dict()) == names
+    assert {name for name, _ in model.named_buffers()} == buffers
 
 
 @pytest.mark.parametrize("hooks_first", [True, False])
 def test_under_accelerates_hooks(small, hooks_first, monkeypatch):
     ran, ids = [], row(40)
-    original = lightning.lightning_attention
-    monkeypatch.setattr(layer_module, "lightning_attention", lambda *a, **k: ran.append(1) or original(*a, **k))
+    original = lightning.attend
+    monkeypatch.setattr(layer_module, "attend", lambda *a: ran.append(1) or original(*a))
     plain, model = loaded(small[0]), loaded(small[0])
     use_lightning(plain, "torch")
     want = logits_of(plain, ids)
@@ -312,11 +404,11 @@ def test_more_values_than_32_bits_count(length):
     torch.manual_seed(0)
     with torch.device(DEVICE), torch.inference_mode():
         layer = MiniMaxLightningAttention(config, 0).bfloat16()
-        layer.lightning_backend = "fused"
+        use_lightning(layer, "fused")
         x, cache, pieces = torch.randn(1, length, config.hidden_size, dtype=torch.bfloat16), MiniMaxCache(), []
-        whole, _ = layer_module._forward(layer, x, cache=MiniMaxCache())
+        whole, _ = layer(x, cache=MiniMaxCache())
         for piece in x.split(16_384, 1):
-            pieces.append(layer_module._forward(layer, piece, cache=cache)[0])
+            pieces.append(layer(piece, cache=cache)[0])
         assert relative_error(whole[:, -64:], pieces[-1][:, -64:].double()) < 1e-2
         assert relative_error(whole, torch.cat(pieces, 1).double()) < 1e-2
 

@@ -3,6 +3,8 @@
 import json
 import shlex
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,15 +15,19 @@ import torch
 from originals import original_config, original_weights, relative_error, write_original, yardstick
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from transformers.models.minimax.modeling_minimax import MiniMaxCache
+from transformers import MiniMaxForCausalLM
+from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLightningAttention
 from transformers.utils import logging
 
 from minimax_nb import cli
-from minimax_nb.cache import stock_cache
+from minimax_nb.attention import NAME, register
+from minimax_nb.cache import CACHE_ARGUMENT, stock_cache
 from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.checkpoint.export import original_weights as original_weights_of
 from minimax_nb.checkpoint.folder import INDEX
 from minimax_nb.errors import CheckpointError, ConfigError
-from minimax_nb.loading import TESTED, _attention, _placement, load
+from minimax_nb.loading import TESTED, _attention, _on_gpu, _placement, load, report
+from minimax_nb.original import DECAY_TABLES
 
 CONFIG = original_config(vocab_size=tiny_tokenizer.VOCABULARY, num_hidden_layers=3, attn_type_list=[0, 1, 0])
 Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
@@ -171,9 +177,15 @@ def test_missing_and_mismatched_tensors_are_named(converted):
 
 
 def test_what_transformers_does_not_load_is_named(converted, monkeypatch):
-    monkeypatch.setattr("minimax_nb.loading.REBUILT", r"slope_rate$")  # as if a key were unknown to us
+    monkeypatch.setattr("minimax_nb.loading.DECAY_BUFFERS", ("slope_rate",))  # as if a key were unknown to us
     with pytest.raises(CheckpointError, match=r"did not load model\.layers\.0\.self_attn\.diagonal_decay"):
         load(converted)
+
+
+def test_loading_changes_nothing_of_transformers(converted):
+    before = dict(vars(MiniMaxForCausalLM))
+    model, _ = load(converted)
+    assert dict(vars(MiniMaxForCausalLM)) == before and type(model) is MiniMaxForCausalLM
 
 
 def test_file_that_overrides_the_permuted_rows_is_found(original, converted):
@@ -205,7 +217,7 @@ def test_lightning_as_asked(converted, capsys):
     assert "torch lightning attention, fp32 state" in capsys.readouterr().out
     model, _ = load(converted, lightning="stock")
     assert "stock lightning attention;" in capsys.readouterr().out
-    assert "forward" not in vars(model.model.layers[0].self_attn)
+    assert type(model.model.layers[0].self_attn) is MiniMaxLightningAttention
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
@@ -214,11 +226,107 @@ def test_fused_kernels_need_a_gpu(converted):
         load(converted, lightning="fused")
 
 
-def test_other_versions_say_what_was_tested(converted, monkeypatch, capsys):
-    with monkeypatch.context() as patched:
-        patched.setattr("minimax_nb.loading.importlib.metadata.version", lambda name: "6.0.0")
-        load(converted)
-    assert "transformers 6.0.0 is not the tested 5.24.0" in capsys.readouterr().out
+@pytest.fixture
+def another_version(monkeypatch):
+    monkeypatch.setattr("minimax_nb.loading.TESTED", "0.0.0")
+
+
+def test_another_version_is_tested_in_this_process(converted, another_version, capsys):
+    model, _ = load(converted, quiet=True)
+    assert capsys.readouterr().out == ""
+    found = report(model)
+    assert found.tested == ("one pass", "token by token", "second turn", "padded batch", "pads in between", "beams")
+    assert "is not the tested 0.0.0: one pass, token by token" in found.line
+
+
+@pytest.mark.parametrize("renamed", [CACHE_ARGUMENT, "attention_mask"])
+@pytest.mark.parametrize("lightning", ["torch", "stock"])
+def test_a_version_that_renames_an_argument_is_refused(converted, another_version, monkeypatch, renamed, lightning):
+    """What calls the lightning layers calls it something else, as 5.24 did."""
+
+    def call(self, **given):
+        names = {name: f"new_{name}" if name == renamed else name for name in given}
+        return torch.nn.Module.__call__(self, **{names[name]: value for name, value in given.items()})
+
+    monkeypatch.setattr(MiniMaxLightningAttention, "__call__", call, raising=False)
+    monkeypatch.setattr("minimax_nb.loading._load_model", None)  # it is refused before anything is loaded
+    with pytest.raises(RuntimeError, match="pip install transformers=="):
+        load(converted, lightning=lightning)
+
+
+def test_a_version_whose_cache_does_not_know_its_length_is_refused(converted, another_version, monkeypatch):
+    monkeypatch.setattr("minimax_nb.cache.repair_cache", lambda: [])
+    with stock_cache(), pytest.raises(RuntimeError, match=r"token by token is \d+\.\d% off, second turn is"):
+        load(converted, lightning="stock")
+
+
+def test_what_was_chosen_is_data(converted, capsys):
+    model, _ = load(converted, dtype="bfloat16", device_map="cpu")
+    found = report(model)
+    assert (found.dtype, found.attention, found.lightning) == ("bfloat16", "sdpa", "torch")
+    assert found.repaired == ("length", "mask sizes", "beams", "repeat", "select", "reset") and found.tested == ()
+    assert capsys.readouterr().out == found.line + "\n"
+    with pytest.raises(ValueError, match="was not loaded by"):
+        report(MiniMaxForCausalLM(model.config))
+
+
+def test_parts_of_a_model_on_a_gpu(monkeypatch):
+    for device_map in ("auto", "cuda", "cuda:1", 0, torch.device("cuda"), {"": 0}, {"model": "cpu", "lm_head": 1}):
+        for gpu in (True, False):
+            monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+            assert _on_gpu(device_map) is gpu
+            for cpu in (None, "cpu", torch.device("cpu"), {"": "cpu"}, {"model": "cpu", "lm_head": "disk"}):
+                assert _on_gpu(cpu) is False
+
+
+def test_a_cpu_asked_for_by_a_map_beside_a_gpu(converted, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = report(load(converted, device_map={"": "cpu"})[0])
+    assert found.dtype == "float32" and found.line.startswith("fp32 on CPU") and found.attention == "sdpa"
+
+
+IN_ANOTHER_PROCESS = """
+import sys, torch
+from transformers.models.minimax.modeling_minimax import MiniMaxCache
+model = torch.load(sys.argv[1], weights_only=False)
+from minimax_nb.cache import CACHE_ARGUMENT
+ids, cache = torch.tensor([[5, 9, 70, 8, 11, 12]]), MiniMaxCache()
+with torch.no_grad():
+    for piece in ids.split(3, 1):
+        logits = model(piece, **{CACHE_ARGUMENT: cache, "use_cache": True}).logits
+torch.save(logits, sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("attention", [None, NAME])
+def test_a_loaded_model_in_another_process(converted, tmp_path, attention):
+    """Saved whole and read back, as spawned workers do: its cache is repaired there, its attention known."""
+    register()
+    model, _ = load(converted, device_map="cpu", attn_implementation=attention)
+    torch.save(model, tmp_path / "model.pt")
+    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(tmp_path / "model.pt"), str(tmp_path / "logits.pt")]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[1])
+    (want,) = yardstick(CONFIG, original_weights(CONFIG), [[5, 9, 70, 8, 11, 12]])
+    assert relative_error(torch.load(tmp_path / "logits.pt")[0], want[3:]) < 1e-5
+
+
+def test_decays_rounded_in_a_saved_folder_are_computed_anew(converted, tmp_path):
+    """As stock saves them in bf16; loaded in fp32, both forms of attention compute with exact ones."""
+    stock = MiniMaxForCausalLM.from_pretrained(converted, dtype="bfloat16")
+    stock.save_pretrained(tmp_path / "half")
+    shutil.copy(converted / "tokenizer.json", tmp_path / "half")
+    shutil.copy(converted / "tokenizer_config.json", tmp_path / "half")
+    model, _ = load(tmp_path / "half", dtype="float32", device_map="cpu", lightning="stock")
+    layer = model.model.layers[0].self_attn
+    exact = layer.decay_factors(layer.get_slope_rate())
+    assert all(getattr(layer, name).equal(table) for name, table in zip(DECAY_TABLES, exact, strict=True))
+    assert layer.slope_rate.equal(layer.get_slope_rate())
+    halved = original_weights_of(model, CONFIG)
+    ids = torch.tensor([[5, 9, 70, 8]])
+    (want,) = yardstick(CONFIG, halved, ids.tolist())
+    for lightning in ("stock", "torch"):
+        got = load(tmp_path / "half", dtype="float32", device_map="cpu", lightning=lightning)[0](ids).logits[0]
+        assert relative_error(got.detach(), want) < 1e-5
 
 
 def test_tested_version_is_the_pinned_one():

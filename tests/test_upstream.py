@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import logging
+from transformers.models.auto import tokenization_auto
 from transformers.models.minimax import configuration_minimax, modeling_minimax
 
 from minimax_nb.cache import repair_cache, stock_cache
@@ -24,7 +25,9 @@ from minimax_nb.cache import repair_cache, stock_cache
 ROOT = Path(__file__).parents[1]
 FOLDER, RESULTS = ROOT / "docs" / "upstream", ROOT / "notebooks" / "results"
 DOCUMENT = (ROOT / "docs" / "upstream.md").read_text(encoding="utf-8")
-NEW, OLD = (json.loads((RESULTS / f"traps_{version}.json").read_text()) for version in ("5.23.0", "4.57.6"))
+VERSIONS = ("4.57.6", "5.23.0", "5.24.0")
+FOUND = {version: json.loads((RESULTS / f"traps_{version}.json").read_text()) for version in VERSIONS}
+NEWEST = FOUND[VERSIONS[-1]]["traps"]
 LIGHTNING = modeling_minimax.MiniMaxLightningAttention
 
 
@@ -57,26 +60,29 @@ def stock() -> dict[str, dict]:
 @pytest.mark.parametrize("name", ALL.TRAPS)
 def test_the_trap_is_there(stock, name):
     assert stock[name]["state"] == "remains"
-    committed = NEW["traps"][name]["figures"]
+    committed = NEWEST[name]["figures"]
     assert stock[name]["figures"].keys() == committed.keys()
     for figure, value in stock[name]["figures"].items():
         want = committed[figure]
         assert value == (want if isinstance(want, str) else pytest.approx(want, rel=0.5)), figure
 
 
-def test_the_document_has_the_figures_of_both_versions():
-    rows = ["| trap | figure | 4.57.6 | 5.23.0 |", "|---|---|---|---|"]
+def test_the_document_has_the_figures_of_every_version():
+    rows = [f"| trap | figure | {' | '.join(VERSIONS)} |", "|---|---|" + "---|" * len(VERSIONS)]
     for name in ALL.TRAPS:
-        old, new = OLD["traps"][name]["figures"], NEW["traps"][name]["figures"]
-        assert old.keys() == new.keys()
-        cells = [f" {figure} | {ALL.text(old[figure])} | {ALL.text(new[figure])} |" for figure in new]
+        columns = [FOUND[version]["traps"][name]["figures"] for version in VERSIONS]
+        assert all(column.keys() == columns[0].keys() for column in columns)
+        cells = [f" {figure} | {' | '.join(ALL.text(column[figure]) for column in columns)} |" for figure in columns[0]]
         rows += [f"| [{name}](upstream/{name}.py) |{cells[0]}", *("| |" + cell for cell in cells[1:])]
     assert "\n".join(["", *rows, ""]) in DOCUMENT
 
 
 def test_the_results_say_which_version_they_are_of():
-    assert [result["versions"]["transformers"] for result in (OLD, NEW)] == ["4.57.6", "5.23.0"]
-    assert all(trap["state"] == "remains" for result in (OLD, NEW) for trap in result["traps"].values())
+    assert [result["versions"]["transformers"] for result in FOUND.values()] == list(VERSIONS)
+    states = {version: {trap["state"] for trap in result["traps"].values()} for version, result in FOUND.items()}
+    assert states["5.23.0"] == states["5.24.0"] == {"remains"}
+    absent = [name for name, trap in FOUND["4.57.6"]["traps"].items() if trap["state"] != "remains"]
+    assert absent == ["pre_tokenizer"]  # Transformers 5 brought this one
 
 
 def test_the_lines_for_the_table_of_readme(capsys):
@@ -94,26 +100,26 @@ def test_the_exit_code_without_any_file_of_ours(tmp_path):
 
 
 @pytest.mark.parametrize("name", ALL.TRAPS)
-def test_scripts_import_torch_and_transformers_alone(name):
+def test_scripts_import_nothing_but_torch_transformers_and_tokenizers(name):
     tree = ast.parse((FOLDER / f"{name}.py").read_text())
     found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     found |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     roots = {name.split(".")[0] for name in found}
-    assert roots - set(sys.stdlib_module_names) <= {"torch", "transformers"}
+    assert roots - set(sys.stdlib_module_names) <= {"torch", "transformers", "tokenizers"}
 
 
 def test_all_says_which_remain(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(ALL, "TRAPS", ("half_renamed",))
     monkeypatch.setattr(sys, "argv", ["all.py", "--json", str(tmp_path / "found.json")])
     assert ALL.main() == 1
-    assert "remains: half_renamed\nmended: none\n" in capsys.readouterr().out
-    assert json.loads((tmp_path / "found.json").read_text())["traps"] == {"half_renamed": NEW["traps"]["half_renamed"]}
+    assert "remains: half_renamed\nabsent: none\n" in capsys.readouterr().out
+    assert json.loads((tmp_path / "found.json").read_text())["traps"] == {"half_renamed": NEWEST["half_renamed"]}
     published_names(monkeypatch)
     assert ALL.main() == 0
-    assert "remains: none\nmended: half_renamed\n" in capsys.readouterr().out
+    assert "remains: none\nabsent: half_renamed\n" in capsys.readouterr().out
 
 
-def test_a_script_that_does_not_run_is_not_mended():
+def test_a_script_that_does_not_run_is_not_absent():
     found = ALL.run("no_such_trap")
     assert found["state"].startswith("does not run: ModuleNotFoundError")
     assert "| no_such_trap | does not run: " in ALL.table({"no_such_trap": found})
@@ -201,6 +207,12 @@ def interleaved_slopes(monkeypatch):
     monkeypatch.setattr(LIGHTNING, "get_slope_rate", get_slope_rate)
 
 
+def pre_tokenizer_of_the_file(monkeypatch):
+    listed = tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS
+    monkeypatch.setattr(tokenization_auto, "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", listed | {"minimax"})
+    monkeypatch.setitem(tokenization_auto.TOKENIZER_MAPPING_NAMES, "minimax", "TokenizersBackend")  # follows the list
+
+
 def repaired_cache(monkeypatch):
     repair_cache()
 
@@ -213,6 +225,7 @@ FIXES = {
     "half_renamed": published_names,
     "cached_turn": blocks_from_the_state,
     "slopes": interleaved_slopes,
+    "pre_tokenizer": pre_tokenizer_of_the_file,
 }
 
 
@@ -225,4 +238,4 @@ def test_the_fix_mends_it(monkeypatch, capsys, name):
 def test_blocks_from_the_state_leave_the_second_turn_right(monkeypatch):
     repair_cache()
     blocks_from_the_state(monkeypatch)
-    assert ALL.run("cache_length")["state"] == "mended"
+    assert ALL.run("cache_length")["state"] == "absent"

@@ -14,7 +14,7 @@ from originals import original_config, original_weights, relative_error, write_o
 from transformers import MiniMaxConfig, MiniMaxForCausalLM, logging
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
-from minimax_nb.cache import repair_cache, stock_cache
+from minimax_nb.cache import CACHE_ARGUMENT, repair_cache, stock_cache
 from minimax_nb.checkpoint import patch_checkpoint
 
 STEPS = 4  # tokens decoded one by one after a prefill
@@ -67,7 +67,7 @@ def padded_batch(model, config, weights, lengths=(23, 11, 40), cache=None) -> tu
     cache, logits, start = _given_or_new(cache), [], 0
     for end in range(width - STEPS, width + 1):
         step = {"attention_mask": mask[:, :end], "position_ids": positions[:, start:end]}
-        logits.append(model(ids[:, start:end], past_key_values=cache, use_cache=True, **step).logits)
+        logits.append(model(ids[:, start:end], **kept(cache), **step).logits)
         start = end
     got, want = torch.cat(logits, 1), yardstick(config, weights, rows)
     before = [(got[i, width - len(row) : -STEPS], want[i][:-STEPS]) for i, row in enumerate(rows)]
@@ -81,7 +81,7 @@ def second_turn(model, config, weights, lengths=(40, 9), cache=None) -> float:
     cache, logits = _given_or_new(cache), None
     turns = random_ids(*lengths)
     for turn in turns:
-        logits = model(torch.tensor([turn]), past_key_values=cache, use_cache=True).logits[0]
+        logits = model(torch.tensor([turn]), **kept(cache)).logits[0]
     return relative_error(logits, yardstick(config, weights, [sum(turns, [])])[0][-lengths[-1] :])
 
 
@@ -91,7 +91,7 @@ def token_by_token(model, config, weights, length=20) -> float:
     ones = [1] * (length // 2)
     turns, cache, logits = random_ids(length - len(ones), *ones), MiniMaxCache(), []
     for turn in turns:
-        logits.append(model(torch.tensor([turn]), past_key_values=cache, use_cache=True).logits[0, -1])
+        logits.append(model(torch.tensor([turn]), **kept(cache)).logits[0, -1])
     want = yardstick(config, weights, [sum(turns, [])])[0][-len(ones) :]
     return relative_error(torch.stack(logits[1:]), want)
 
@@ -107,6 +107,11 @@ def beams(model, config, weights, lengths=(12, 12)) -> float:
     if got.sequences.tolist() != want.sequences.tolist():
         return 1.0
     return relative_error(got.sequences_scores, want.sequences_scores.double())
+
+
+def kept(cache: MiniMaxCache) -> dict:
+    """The arguments of a model that goes on with this cache, under the name of the installed version."""
+    return {CACHE_ARGUMENT: cache, "use_cache": True}
 
 
 def _given_or_new(cache: MiniMaxCache | None) -> MiniMaxCache:

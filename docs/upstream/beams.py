@@ -17,9 +17,10 @@ Fix       in MiniMaxCache:
           look-up in the two batch_ methods. In 5.x, DynamicCache with a LinearAttentionLayer for each lightning layer
           would reorder and reset already. (4.57.6's DynamicLayer.reset keeps zeros as keys, in every model.)
 
-    python beams.py             # exit code 1: the trap is there; 0: it is mended
+    python beams.py             # exit code 1: the trap is there; 0: it is not
 """
 
+import inspect
 import sys
 
 import torch
@@ -27,6 +28,8 @@ from transformers import MiniMaxConfig, MiniMaxForCausalLM
 
 RIGHT = 1e-4  # relative error of the logits, and beams that differ; float32 alone gives some 1e-6
 LENGTH, BEAMS = 12, 4
+# The argument's name: Transformers 5.24 renamed it.
+CACHE = "cache" if "cache" in inspect.signature(MiniMaxForCausalLM.forward).parameters else "past_key_values"
 
 
 def model() -> MiniMaxForCausalLM:
@@ -56,7 +59,8 @@ def after(made: MiniMaxForCausalLM, ids: torch.Tensor, rows: list[int], method: 
     cache = made(ids, use_cache=True).past_key_values
     try:
         getattr(cache, method)(argument)
-        got = made(more, past_key_values=cache, position_ids=torch.full_like(more, ids.shape[1]), use_cache=True).logits
+        positions = torch.full_like(more, ids.shape[1])
+        got = made(more, **{CACHE: cache}, position_ids=positions, use_cache=True).logits
     except (IndexError, RuntimeError) as problem:
         return type(problem).__name__
     whole = made(torch.cat([ids[rows], more], -1)).logits[:, -1:]
@@ -69,7 +73,7 @@ def after_reset(made: MiniMaxForCausalLM, ids: torch.Tensor) -> float | str:
     cache.reset()
     positions = torch.arange(ids.shape[1])[None]
     try:
-        got = made(ids[1:], past_key_values=cache, position_ids=positions, use_cache=True).logits
+        got = made(ids[1:], **{CACHE: cache}, position_ids=positions, use_cache=True).logits
     except RuntimeError as problem:
         return type(problem).__name__
     want = made(ids[1:]).logits

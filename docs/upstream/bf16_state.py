@@ -15,9 +15,10 @@ Fix       name the four buffers in _keep_in_fp32_modules_strict; split qkv_state
 The yardstick is the recurrence in float64, with exact slopes, on the layer's own bfloat16 weights and inputs. There is
 no softmax layer: nothing here comes from the cache's length or from RoPE.
 
-    python bf16_state.py        # exit code 1: the trap is there; 0: it is mended
+    python bf16_state.py        # exit code 1: the trap is there; 0: it is not
 """
 
+import inspect
 import sys
 import tempfile
 
@@ -27,6 +28,8 @@ from transformers import MiniMaxConfig, MiniMaxForCausalLM, logging
 HIDDEN, HEADS, HEAD_DIM, LAYERS = 32, 8, 16, 3  # whatever the number of heads, the slopes end at 2^-8
 PREFILL, STEPS = 256, 256
 RIGHT = 0.01  # relative error
+# The argument's name: Transformers 5.24 renamed it.
+CACHE = "cache" if "cache" in inspect.signature(MiniMaxForCausalLM.forward).parameters else "past_key_values"
 
 
 def model() -> MiniMaxForCausalLM:
@@ -73,7 +76,7 @@ def figures() -> dict[str, float]:
     torch.manual_seed(1)
     x, cache = torch.randn(1, PREFILL + STEPS, HIDDEN, dtype=torch.bfloat16), None
     for part in x.split([PREFILL] + [1] * STEPS, 1):
-        cache = made.model(inputs_embeds=part, past_key_values=cache, use_cache=True).past_key_values
+        cache = made.model(inputs_embeds=part, **{CACHE: cache}, use_cache=True).past_key_values
     found = {}
     for index, passes in seen.items():
         h, got = (torch.cat(parts) for parts in zip(*passes, strict=True))

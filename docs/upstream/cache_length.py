@@ -14,9 +14,10 @@ Fix       in MiniMaxCache, ask the first layer that holds keys:
           In 5.x, DynamicCache with a LinearAttentionLayer for each lightning layer already looks for the first layer
           that holds keys: a model that used it would need neither.
 
-    python cache_length.py      # exit code 1: the trap is there; 0: it is mended
+    python cache_length.py      # exit code 1: the trap is there; 0: it is not
 """
 
+import inspect
 import sys
 
 import torch
@@ -24,6 +25,8 @@ from transformers import MiniMaxConfig, MiniMaxForCausalLM
 
 RIGHT = 1e-4  # relative error of the logits, and tokens not counted; float32 alone gives some 1e-6
 ROWS = (torch.arange(3, 23), torch.arange(30, 37))  # 20 and 7 tokens
+# The argument's name: Transformers 5.24 renamed it.
+CACHE = "cache" if "cache" in inspect.signature(MiniMaxForCausalLM.forward).parameters else "past_key_values"
 
 
 def model(attention: str = "sdpa") -> MiniMaxForCausalLM:
@@ -51,7 +54,7 @@ def in_turns(made: MiniMaxForCausalLM, *turns: torch.Tensor) -> float | str:
     cache = made(turns[0][None], use_cache=True).past_key_values
     try:
         for turn in turns[1:]:
-            got = made(turn[None], past_key_values=cache, use_cache=True).logits[0]
+            got = made(turn[None], **{CACHE: cache}, use_cache=True).logits[0]
     except RuntimeError as problem:
         return type(problem).__name__
     return relative(got, made(torch.cat(turns)[None]).logits[0, -len(turns[-1]) :])

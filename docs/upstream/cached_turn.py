@@ -16,9 +16,10 @@ Fix       the blocks already take a state: they start from zeros there. Close th
 
 Counted are operations that PyTorch dispatches in one layer, not seconds: the figure is the same on any machine.
 
-    python cached_turn.py       # exit code 1: the trap is there; 0: it is mended
+    python cached_turn.py       # exit code 1: the trap is there; 0: it is not
 """
 
+import inspect
 import sys
 
 import torch
@@ -27,6 +28,8 @@ from transformers import MiniMaxConfig, MiniMaxForCausalLM
 
 FIRST, FEW, MANY = 20, 16, 128  # tokens; all within one block
 RIGHT = 1.5  # operations for MANY tokens, relative to those for FEW
+# The argument's name: Transformers 5.24 renamed it.
+CACHE = "cache" if "cache" in inspect.signature(MiniMaxForCausalLM.forward).parameters else "past_key_values"
 
 
 class Counter(TorchDispatchMode):
@@ -61,7 +64,7 @@ def operations(made: MiniMaxForCausalLM, first: int, new: int) -> int:
     ]
     # Positions are given, so that the masks do not ask the cache for its length.
     positions = torch.arange(first, first + new)[None]
-    made.model(torch.ones_like(positions), past_key_values=cache, position_ids=positions, use_cache=True)
+    made.model(torch.ones_like(positions), **{CACHE: cache}, position_ids=positions, use_cache=True)
     for hook in hooks:
         hook.remove()
     return counter.count

@@ -13,7 +13,7 @@ Fix       attribute_map = {"layernorm_full_attention_alpha": "full_attn_alpha_fa
                   layer_types = ["full_attention" if kind else "linear_attention" for kind in attn_type_list]
           and else a default as published: full_attention where (i + 1) % 8 == 0.
 
-    python half_renamed.py      # exit code 1: the trap is there; 0: it is mended
+    python half_renamed.py      # exit code 1: the trap is there; 0: it is not
 """
 
 import sys

@@ -13,7 +13,7 @@ Fix       as was done for minimax_m2 (huggingface/transformers, pull request 484
 
 The yardstick is the softmax layer computed naively, in float64, from the input that the model gave to it.
 
-    python partial_rope.py      # exit code 1: the trap is there; 0: it is mended
+    python partial_rope.py      # exit code 1: the trap is there; 0: it is not
 """
 
 import sys

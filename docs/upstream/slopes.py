@@ -13,7 +13,7 @@ Fix       in get_slope_rate, with n the largest power of two that is not above H
               rate += [2 ** (-4 * i / n) for i in range(1, 2 * (H - n), 2)]
           or a ValueError for such an H.
 
-    python slopes.py            # exit code 1: the trap is there; 0: it is mended
+    python slopes.py            # exit code 1: the trap is there; 0: it is not
 """
 
 import sys

@@ -12,8 +12,7 @@ import torch
 
 from ..attention import NAME
 from ..errors import ConfigError
-from ..lightning.layer import BACKENDS
-from ..lightning.operator import has_fused
+from ..lightning.backends import BACKENDS, has_fused
 from ..loading import SHORT
 
 CHOICES = {

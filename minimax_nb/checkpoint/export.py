@@ -11,11 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..original import DECAY_BUFFERS
 from .convert import shard_names, unpermute
 from .folder import INDEX
 from .staging import temporary_folder
-
-NOT_WEIGHTS = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")
 
 
 def export_checkpoint(model, config: dict, tokenizer, dst: Path, shards: int = 2) -> Path:
@@ -40,7 +39,7 @@ def original_weights(model, config: dict) -> dict[str, Tensor]:
     found = {}
     for name, tensor in model.state_dict().items():
         tensor, name = tensor.detach().cpu(), name.replace(".mlp.", ".block_sparse_moe.")
-        if name.endswith(NOT_WEIGHTS):
+        if name.endswith(DECAY_BUFFERS):
             continue
         if name.endswith((".q_proj.weight", ".k_proj.weight")):
             tensor = unpermute(tensor, config["head_dim"], config["rotary_dim"])

@@ -16,11 +16,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from ..errors import CheckpointError
+from ..original import DECAY_BUFFERS
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes per value
-BUFFERS = ("slope_rate", "query_decay", "key_decay", "diagonal_decay", "rotary_emb.inv_freq")  # rebuilt by the model
+BUFFERS = (*DECAY_BUFFERS, "rotary_emb.inv_freq")  # rebuilt by the model
 QUANTISED = ("scale", "qweight", "qzeros", "absmax", "zero_point")  # parts of tensor names
 UNQUANTISED = "convert the unquantised checkpoint"
 DOWNLOAD = "download the file again"

@@ -33,22 +33,28 @@ class Place:
         at, positions = (torch.zeros(n, dtype=torch.long, device=device) for n in (1, batch))
         return cls(0, at, positions, torch.ones(batch, room, dtype=torch.bool, device=device))
 
-    def point(self, length: int, mask: Tensor | None, positions: Tensor | None) -> None:
-        """Where the next token belongs: see Decoder.step for mask and positions. Nothing here waits for a GPU."""
+    def mark(self, fed: Tensor | None) -> None:
+        """What the cache was fed: (b, length), false at pads, or None if there are none. What comes is no pad."""
+        self.padded = fed is not None
+        self.keep.fill_(True)
+        if fed is not None:
+            self.keep[:, : fed.shape[1]].copy_(fed)
+
+    def point(self, length: int, positions: Tensor | None) -> None:
+        """Where the next token belongs: after `length`, at `positions` or else after so many that are no pads.
+
+        Nothing here waits for a GPU.
+        """
         told, self.length, self.ready = self.ready == length, length, length + 1
         if not told:
             self.at.fill_(length)
         if positions is not None:
             self.positions.copy_(positions)
+        elif self.padded:
+            self.positions.copy_(self.keep[:, :length].sum(1))
         elif not (told and self.counted):
             self.positions.fill_(length)
-        self.counted = positions is None
-        if mask is not None and (self.at.is_cuda or not mask.all()):
-            self.keep[:, : length + 1].copy_(mask)
-            self.padded = True
-        elif self.padded:
-            self.keep.fill_(True)
-            self.padded = False
+        self.counted = positions is None and not self.padded
 
 
 @dataclass

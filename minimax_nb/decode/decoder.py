@@ -48,15 +48,13 @@ class Decoder:
         self.buffers: Buffers | None = None
         self.play, self.recorded_with = None, None
         self.owner = lambda: None
-        self.views, self.changed = {}, 0
+        self.views, self.fed, self.changed = {}, None, 0
 
     @torch.no_grad()
-    def step(
-        self, cache: MiniMaxCache, length: int, ids: Tensor, mask: Tensor | None, positions: Tensor | None
-    ) -> Tensor:
+    def step(self, cache: MiniMaxCache, length: int, ids: Tensor, positions: Tensor | None) -> Tensor:
         """One token for each row of a cache that holds `length`: logits (b, vocabulary), a new tensor.
 
-        ids: (b,). mask: (b, length + 1), 0 at pads, or None. positions: (b,) or (1,), or None where they are `length`.
+        ids: (b,), none of them a pad. positions: (b,) or (1,), or None for the number of tokens without pads.
         Refused if it cannot be done, OutOfMemoryError if there is no room: the cache is then as it was before.
         """
         with self.lock:
@@ -65,9 +63,9 @@ class Decoder:
             elif length == self.buffers.room:
                 self._grow(2 * length)
             if self.play is None or self._experts() != self.recorded_with:
-                self._point(length, mask, positions)
+                self._point(length, positions)
                 self._record()
-            self._point(length, mask, positions)
+            self._point(length, positions)
             logits = self.play(ids)
             self._show(cache, length + 1)
             return logits
@@ -75,6 +73,8 @@ class Decoder:
     def _has(self, cache: MiniMaxCache, batch: int) -> bool:
         """Whether the buffers hold just what the cache does."""
         if self.owner() is not cache or self.buffers.batch != batch or not self.views:
+            return False
+        if getattr(cache, "fed", None) is not self.fed:
             return False
         if any(cache.linear_cache[index] is not state for index, state in self.buffers.states.items()):
             return False
@@ -106,6 +106,9 @@ class Decoder:
             for buffer, tensor in zip(pair, (layer.keys, layer.values), strict=True):
                 if tensor.data_ptr() != buffer.data_ptr():
                     buffer[:, :, :length].copy_(tensor)
+        self.fed = getattr(cache, "fed", None)
+        for place in self.buffers.places.values():
+            place.mark(self.fed)
         for index, state in self.buffers.states.items():
             cache.linear_cache[index] = state
         self._show(cache, length)
@@ -151,12 +154,14 @@ class Decoder:
         """How the experts are computed, which a recording keeps doing when the model's setting changes."""
         return self.parts[0].ops.experts_of(self.config, self.dtype)
 
-    def _point(self, length: int, mask: Tensor | None, positions: Tensor | None) -> None:
+    def _point(self, length: int, positions: Tensor | None) -> None:
         for place in self.buffers.places.values():
-            place.point(length, mask, positions)
+            place.point(length, positions)
 
     def _show(self, cache: MiniMaxCache, length: int) -> None:
         """Let the cache be as long as the text."""
+        if self.fed is not None and self.fed.shape[1] != length:
+            cache.fed = self.fed = next(iter(self.buffers.places.values())).keep[:, :length].clone()
         for index, (keys, values) in self.buffers.keys.items():
             layer = cache.layers[index]
             layer.keys, layer.values = self.views[index] = keys[:, :, :length], values[:, :, :length]

@@ -32,19 +32,6 @@ def sum_norm(
 
 
 @triton.jit
-def norm_and_gate(x, gate, weight, out, eps, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """One program a row: sigmoid(gate) * RMSNorm(x)."""
-    column = tl.arange(0, BLOCK)
-    inside = column < WIDTH
-    at = tl.program_id(0) * WIDTH + column
-    row = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    opened = tl.sigmoid(tl.load(gate + at, mask=inside, other=0.0).to(tl.float32))
-    scale = tl.rsqrt(tl.sum(row * row) / WIDTH + eps)
-    row = opened * row * scale * tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + at, row.to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
 def gemv(
     x,
     first,

@@ -35,10 +35,11 @@ def linear(x: Tensor, *weights: Tensor) -> list[Tensor]:
 def decay_and_read(qkv: Tensor, slopes: Tensor, state: Tensor, heads: int) -> Tensor:
     """One token of lightning attention: qkv (b, h * 3 * n) before the silu -> (b, h * n). `state` changes in place.
 
-    S = exp(-slope) S + k v^T, out = q S; the state is (b, h, n, n) in fp32.
+    S = exp(-slope) S + k v^T, out = q S; the state is (b, h, n, n) in fp32. As in `lightning_attention`, a slow head's
+    exp(-slope) is not rounded: what S loses is.
     """
     q, k, v = F.silu(qkv).unflatten(-1, (heads, 3, -1)).to(state.dtype).unbind(2)  # (b, h, n)
-    state.mul_(torch.exp(-slopes)[:, None, None]).addcmul_(k[..., None], v[..., None, :])
+    state.addcmul_(torch.expm1(-slopes)[:, None, None], state).addcmul_(k[..., None], v[..., None, :])
     return (q[..., None, :] @ state).flatten(1).to(qkv.dtype)
 
 

@@ -12,6 +12,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from ..experts import NAME as EXPERTS
 from ..lightning.kernels import _decode_step
+from ..lightning.kernels import norm_gate as norm_and_gate  # noqa: F401
 from . import kernels
 from .buffers import Place
 from .flash import attend as attend_split
@@ -59,14 +60,7 @@ def decay_and_read(qkv: Tensor, slopes: Tensor, state: Tensor, heads: int) -> Te
     columns = min(32, triton.next_power_of_2(width))
     grid = (len(qkv) * heads, triton.cdiv(width, columns))
     sizes = {"HEADS": heads, "HEAD_DIM": width, "BLOCK": triton.next_power_of_2(width), "COLUMNS": columns}
-    _decode_step[grid](qkv, slopes, state, state, out, **sizes)  # a program reads what it writes, and nothing else
-    return out
-
-
-def norm_and_gate(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-    out, width = torch.empty_like(gate), x.shape[1]
-    block = triton.next_power_of_2(width)
-    kernels.norm_and_gate[(len(x),)](x, gate, weight, out, float(eps), width, block, num_warps=_warps(block))
+    _decode_step[grid](qkv, slopes, None, state, state, out, **sizes)  # a program reads what it writes, and nothing else
     return out
 
 

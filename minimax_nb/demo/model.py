@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config import patch_config
-from ..lightning.operator import decays
+from ..lightning.operator import lightning_attention
 from ..original import original_config
 
-BLOCK = 128  # tokens per block of lightning attention; lengths are padded up to a multiple
 # rope_theta: the real base, 1e7, is chosen for a million tokens, this one for a thousand.
 SIZES = {"num_hidden_layers": 8, "hidden_size": 128, "intermediate_size": 176, "num_local_experts": 4}
 SIZES |= {"num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32, "rotary_dim": 16}
@@ -38,47 +37,33 @@ def forward(model, ids: Tensor) -> tuple[Tensor, Tensor]:
 
     Rows may be padded on the right: every token sees only those before it.
     """
-    length = ids.shape[1]
-    x = model.model.embed_tokens(F.pad(ids, (0, -length % BLOCK)))
+    x = model.model.embed_tokens(ids)
     angle = torch.arange(x.shape[1], device=x.device)[:, None] * model.model.rotary_emb.inv_freq.float()
     rotation = angle.cos(), angle.sin()
     balance = x.new_zeros(())
     for layer in model.model.layers:
         h = layer.input_layernorm(x)
-        lightning = layer.block_type == "linear_attention"
-        mixed = (
-            lightning_attention(layer.self_attn, h) if lightning else softmax_attention(layer.self_attn, h, rotation)
-        )
+        if layer.block_type == "linear_attention":
+            mixed = lightning_sublayer(layer.self_attn, h)
+        else:
+            mixed = softmax_sublayer(layer.self_attn, h, rotation)
         h = layer.post_attention_layernorm(layer.attn_alpha_factor * h + layer.attn_beta_factor * mixed)
         mixed, uneven = mixture_of_experts(layer.mlp, h)
         x = layer.mlp_alpha_factor * h + layer.mlp_beta_factor * mixed
         balance = balance + uneven
-    return model.lm_head(model.model.norm(x))[:, :length], balance / len(model.model.layers)
+    return model.lm_head(model.model.norm(x)), balance / len(model.model.layers)
 
 
-def lightning_attention(attention, h: Tensor) -> Tensor:
-    """(batch, length, hidden) in and out: blocks within themselves, and one product over the states between them."""
-    batch, length, _ = h.shape
-    heads, width = attention.num_attention_heads, attention.head_dim
-    qkv = F.silu(attention.qkv_proj(h)).view(batch, length // BLOCK, BLOCK, heads, 3 * width)
-    q, k, v = qkv.permute(0, 3, 1, 2, 4).split(width, -1)  # (batch, heads, blocks, BLOCK, width)
-    slope = attention.slope_rate.float().view(heads, 1, 1)
-
-    within = decays(slope, BLOCK)  # (heads, BLOCK, BLOCK)
-    token = torch.arange(1, BLOCK + 1, device=h.device)
-    to_end = torch.exp(-slope * (BLOCK - token)).view(1, heads, 1, BLOCK, 1)
-    from_start = torch.exp(-slope * token).view(1, heads, 1, BLOCK, 1)
-    added = (k * to_end.to(k.dtype)).transpose(-1, -2) @ v  # what each block adds to the state
-    between = F.pad(decays(slope * BLOCK, length // BLOCK), (0, 0, 1, 0))[
-        :, :-1
-    ]  # decay from block m's end to n's start
-    state = torch.einsum("hnm,bhmde->bhnde", between.to(added.dtype), added)
-    out = (q @ k.transpose(-1, -2) * within[:, None].to(q.dtype)) @ v + (q * from_start.to(q.dtype)) @ state
-    out = attention.norm(out.permute(0, 2, 3, 1, 4).reshape(batch, length, heads * width))
-    return attention.out_proj(torch.sigmoid(attention.output_gate(h)) * out)
+def lightning_sublayer(attention, h: Tensor) -> Tensor:
+    """(batch, length, hidden) in and out, with gradients."""
+    qkv = F.silu(attention.qkv_proj(h)).unflatten(-1, (attention.num_attention_heads, 3, attention.head_dim))
+    q, k, v = qkv.unbind(3)  # (batch, length, heads, head_dim)
+    out, _ = lightning_attention(q, k, v, attention.slope_rate.float().flatten(), backend="torch")
+    gate = torch.sigmoid(attention.output_gate(h))
+    return attention.out_proj(gate * attention.norm(out.flatten(2)))
 
 
-def softmax_attention(attention, h: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+def softmax_sublayer(attention, h: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """(batch, length, hidden) in and out: causal, grouped KV heads, RoPE as the converted config lays it out."""
     batch, length, _ = h.shape
     q, k, v = (
@@ -122,7 +107,7 @@ def greedy(
     for start in range(0, len(order), batch_size):
         rows = {i: list(prompts[i]) for i in order[start : start + batch_size]}
         for _ in range(max_new_tokens):
-            longest = -(-max(map(len, rows.values())) // BLOCK) * BLOCK
+            longest = max(map(len, rows.values()))
             ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows.values()], device=model.device)
             ends = torch.tensor([len(row) - 1 for row in rows.values()], device=model.device)
             best = forward(model, ids)[0][torch.arange(len(ids), device=model.device), ends].argmax(-1).tolist()

@@ -8,6 +8,7 @@ from ..lazy import names_from
 
 __getattr__, __dir__, __all__ = names_from(
     __name__,
-    operator="slopes lightning_attention decays has_fused",
-    layer="BACKENDS use_lightning choose described",
+    operator="slopes lightning_attention",
+    backends="BACKENDS has_fused choose described",
+    layer="use_lightning",
 )

@@ -2,137 +2,228 @@
 
     use_lightning(model)             # "fused" on a CUDA GPU with flash-linear-attention, else "torch"
 
-Weights and module tree stay as they are, and so does everything else that the model does.
+Weights and module tree stay as they are, and so does everything else that the model does. The layers become
+`LightningAttention`, a subclass of Transformers' class, so that a switched model can be saved, copied and sent to
+another process like any other.
 """
 
-from functools import cache
 from types import MethodType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention, MiniMaxModel
+from transformers.utils import is_tracing
 
-from .operator import has_fused, lightning_attention, segment_length, slopes
+from ..original import DECAY_TABLES
+from .backends import Sizes, choose
+from .boundaries import Boundaries, hand_down
+from .operator import attend, segment_length, slopes
 
-BACKENDS = ("auto", "fused", "torch", "stock")
-NO_FUSED = {False: "they need a CUDA GPU", True: "flash-linear-attention is missing, pip install -e '.[fast]'"}
-DECAYS = ("query_decay", "key_decay", "diagonal_decay")  # stock's buffers: 0.6 GB in the 80 layers of the real model
+# Arguments that Transformers sends through all layers and that change nothing here, or that `hand_down` dealt with.
+UNUSED = ("position_ids", "use_cache", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+UNUSED += ("output_attentions", "output_hidden_states", "output_router_logits", "num_items_in_batch", "token_type_ids")
 
 
 def use_lightning(model: torch.nn.Module, backend: str = "auto") -> str:
     """Let the lightning layers of a loaded native model compute with `backend`; return which it is.
 
-    "stock" is Transformers' own forward pass again. Weights and module tree stay; the decay buffers, which only stock
+    "stock" is Transformers' own forward pass again. Weights and module tree stay; the decay tables, which only stock
     reads, are freed and rebuilt. Works under accelerate's hooks. ValueError for a model without lightning layers,
     RuntimeError for "fused" where it cannot run.
     """
-    from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention
-
-    layers = [module for module in model.modules() if isinstance(module, MiniMaxLightningAttention)]
-    if not layers:
-        raise ValueError(f"{type(model).__name__} has no lightning layers: load a converted MiniMax folder")
-    backend = choose(backend, on_gpu=all(layer.out_proj.weight.device.type in ("cuda", "meta") for layer in layers))
+    layers = lightning_layers(model)
+    on_gpu = all(layer.out_proj.weight.device.type in ("cuda", "meta") for layer in layers)
+    backend = choose(backend, on_gpu, sizes_of(layers[0]) if on_gpu else None)
     for layer in layers:
-        _set_forward(layer, type(layer).forward if backend == "stock" else _forward)
-        _set_decays(layer, keep=backend == "stock")
+        _set_class(layer, MiniMaxLightningAttention if backend == "stock" else LightningAttention)
         layer.lightning_backend = backend
+    for module in model.modules():
+        if isinstance(module, MiniMaxModel):
+            _set_hook(module, wanted=backend != "stock")
     return backend
 
 
-def choose(backend: str, on_gpu: bool) -> str:
-    """The backend asked for, "auto" decided. ValueError if unknown, RuntimeError if it cannot run here."""
-    if backend not in BACKENDS:
-        raise ValueError(f"lightning backend {backend!r} is not one of {', '.join(map(repr, BACKENDS))}")
-    runs = on_gpu and torch.cuda.is_available() and has_fused()
-    if backend == "fused" and not runs:
-        raise RuntimeError(f"the fused lightning kernels cannot run here: {NO_FUSED[on_gpu]}; 'torch' runs everywhere")
-    return ("fused" if runs else "torch") if backend == "auto" else backend
+def lightning_layers(model: torch.nn.Module) -> list[MiniMaxLightningAttention]:
+    """The lightning attention modules of a native model, first to last. ValueError if there are none."""
+    layers = [module for module in model.modules() if isinstance(module, MiniMaxLightningAttention)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no lightning layers: load a converted MiniMax folder")
+    return layers
 
 
-def described(backend: str, on_gpu: bool) -> str:
-    """The backend in words, with the reason, for the line that load() prints."""
-    notes = {
-        "fused": ", fp32 state (its kernels are tuned in the first prompt, up to a minute)",
-        "torch": ", fp32 state",
-    }
-    why = f" ({NO_FUSED[True]})" if backend == "torch" and on_gpu and not has_fused() else ""
-    return f"{backend} lightning attention{notes.get(backend, '')}{why}"
+def rebuild_decays(model: torch.nn.Module) -> None:
+    """Compute the decay buffers of stock's lightning layers anew, in fp32, then in the model's dtype.
 
-
-def _set_forward(layer, forward) -> None:
-    """Under an accelerate hook `layer.forward` is the hook, and what it calls is `_old_forward`."""
-    if hasattr(layer, "_hf_hook"):
-        layer._old_forward = MethodType(forward, layer)
-    elif forward is type(layer).forward:
-        vars(layer).pop("forward", None)
-    else:
-        layer.forward = MethodType(forward, layer)
-
-
-def _set_decays(layer, keep: bool) -> None:
-    """Free stock's decay buffers, or rebuild them as stock does; they are no weights and not in any checkpoint."""
-    if not keep:
-        for name in DECAYS:
-            setattr(layer, name, None)
-    elif layer.diagonal_decay is None:
-        made = layer.decay_factors(layer.get_slope_rate())
-        for name, values in zip(DECAYS, made, strict=True):
-            setattr(layer, name, values.to(layer.slope_rate))
-
-
-def _forward(
-    self, hidden_states, position_embeddings=None, attention_mask=None, cache=None, past_key_values=None, **kwargs
-):
-    """In place of MiniMaxLightningAttention.forward: (batch, length, hidden) in and out, and the new state.
-
-    attention_mask: (batch, length), 0 at pads, or None.
+    A folder saved in half precision holds them rounded, and they would stay so in a model loaded in fp32.
     """
-    kept = past_key_values if cache is None else cache  # the argument's name before Transformers 5.24
-    state = None if kept is None else kept.get_linear_cache(self.layer_idx)
-    state = state if isinstance(state, Tensor) else None
-    qkv = self.qkv_proj(hidden_states)
-    gate = self.output_gate(hidden_states)
-    fast = self.lightning_backend == "fused" and not (torch.is_grad_enabled() and qkv.requires_grad)
-    out, state = (_attend_fast if fast else _attend)(self, qkv, attention_mask, state)
-    out = (_norm_and_gate_fast if fast else _norm_and_gate)(self.norm, out, gate)
-    if kept is not None:
-        kept.set_linear_cache(self.layer_idx, state)
-    return self.out_proj(out), state
+    for layer in lightning_layers(model):
+        if layer.slope_rate.device.type != "meta":  # offloaded by accelerate
+            layer.slope_rate.copy_(layer.get_slope_rate())
+        if type(layer) is MiniMaxLightningAttention:
+            _give_tables(layer)
 
 
-@cache
-def _slopes_on(heads: int, layer: int, layers: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # a tensor made in inference mode could not serve in training later
-        return slopes(heads, layer, layers, device)
+def sizes_of(layer: MiniMaxLightningAttention) -> Sizes:
+    """What the fused kernels are compiled for."""
+    return Sizes(layer.num_attention_heads, layer.head_dim, str(layer.out_proj.weight.dtype).removeprefix("torch."))
+
+
+class LightningAttention(MiniMaxLightningAttention):
+    """Transformers' lightning layer with our forward pass. Made of a loaded layer by `use_lightning`, never built.
+
+    The three decay tables, 0.6 GB in the 70 layers of the real model, are not kept: they are computed when someone asks
+    for them, as saving and Transformers' initialisation do.
+    """
+
+    lightning_backend: str
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings=None,
+        attention_mask: Tensor | None = None,
+        cache=None,
+        past_key_values=None,
+        boundaries: Boundaries | None = None,
+        **kwargs,
+    ) -> tuple[Tensor, Tensor]:
+        """(batch, length, hidden) in and out, and the new state.
+
+        attention_mask: (batch, length), 0 at pads, or None; used where no `boundaries` come from the model.
+        """
+        _refuse(kwargs)
+        if boundaries is None:
+            boundaries = Boundaries(None if attention_mask is None else attention_mask.bool())
+        boundaries = boundaries.on(hidden_states.device)
+        kept = past_key_values if cache is None else cache  # the argument's name before Transformers 5.24
+        state = None if kept is None else _state_in(kept, self.layer_idx)
+
+        qkv, gate = self.qkv_proj(hidden_states), self.output_gate(hidden_states)
+        fast = self.lightning_backend == "fused" and not (torch.is_grad_enabled() and qkv.requires_grad)
+        out, state = (_attend_fast if fast else _attend)(self, qkv, boundaries, state)
+        out = (_norm_and_gate_fast if fast else _norm_and_gate)(self.norm, out, gate)
+        if kept is not None:
+            kept.set_linear_cache(self.layer_idx, state)
+            kept.fed = boundaries.fed
+        return self.out_proj(out), state
+
+    query_decay = property(lambda self: _tables(self)["query_decay"])
+    key_decay = property(lambda self: _tables(self)["key_decay"])
+    diagonal_decay = property(lambda self: _tables(self)["diagonal_decay"])
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        """With the tables, so that stock Transformers reads what it wrote itself; in fp32 whatever the model is in."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, table in _tables(self).items():
+            destination[prefix + name] = table
+
+    def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        for name in DECAY_TABLES:
+            if prefix + name in unexpected:
+                unexpected.remove(prefix + name)
+
+
+def _tables(layer: MiniMaxLightningAttention) -> dict[str, Tensor]:
+    """Stock's three decay tables, in fp32 on the CPU."""
+    made = layer.decay_factors(layer.get_slope_rate())
+    return dict(zip(DECAY_TABLES, made, strict=True))
+
+
+def _give_tables(layer: MiniMaxLightningAttention) -> None:
+    for name, table in _tables(layer).items():
+        layer.register_buffer(name, table.to(layer.slope_rate))
+
+
+def _set_class(layer: MiniMaxLightningAttention, wanted: type) -> None:
+    """Give a layer its class, and its tables or not.
+
+    Under an accelerate hook `layer.forward` is the hook, which calls `_old_forward`; a hook that was removed leaves a
+    `forward` bound to the class from before.
+    """
+    if type(layer) is wanted:
+        return
+    if wanted is LightningAttention:
+        for name in DECAY_TABLES:
+            delattr(layer, name)
+    layer.__class__ = wanted
+    if wanted is MiniMaxLightningAttention:
+        _give_tables(layer)
+    if hasattr(layer, "_hf_hook"):
+        layer._old_forward = MethodType(wanted.forward, layer)
+    else:
+        vars(layer).pop("forward", None)
+
+
+def _set_hook(model: MiniMaxModel, wanted: bool) -> None:
+    """Call `hand_down` before each forward pass, once."""
+    for key in [key for key, hook in model._forward_pre_hooks.items() if hook is hand_down]:
+        del model._forward_pre_hooks[key], model._forward_pre_hooks_with_kwargs[key]
+    if wanted:
+        model.register_forward_pre_hook(hand_down, with_kwargs=True)
+
+
+def _refuse(kwargs: dict) -> None:
+    """TypeError for an argument that would be swallowed: it may change the result, or be a cache under a new name."""
+    unknown = [name for name, value in kwargs.items() if name not in UNUSED and value is not None]
+    if kwargs.get("is_causal", False):  # what these layers are
+        unknown.remove("is_causal")
+    if unknown:
+        raise TypeError(f"lightning attention does not know the argument {unknown[0]!r}: leave it out")
+
+
+def _state_in(cache, layer: int) -> Tensor | None:
+    """The state that the cache holds for a layer, (batch, heads, head_dim, head_dim)."""
+    states = cache.linear_cache
+    return states[layer] if layer < len(states) and isinstance(states[layer], Tensor) else None
+
+
+_KEPT: dict[tuple, Tensor] = {}
 
 
 def _rates(layer, device: torch.device) -> Tensor:
-    return _slopes_on(layer.num_attention_heads, layer.layer_idx, layer.num_hidden_layers, device)
+    """The slopes of a layer on a device, computed once: a copy to a GPU in each layer and step would cost time."""
+    key = (layer.num_attention_heads, layer.layer_idx, layer.num_hidden_layers, device)
+    if key in _KEPT:
+        return _KEPT[key]
+    with torch.inference_mode(False):  # a tensor made in inference mode could not serve in training later
+        rates = slopes(*key)
+    if not is_tracing(rates):  # a tracer's tensor is no good to anyone else
+        _KEPT[key] = rates
+    return rates
 
 
-def _attend(layer, qkv: Tensor, mask: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor]:
+def _attend(layer, qkv: Tensor, boundaries: Boundaries, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """From qkv before the silu to (batch, length, heads * head_dim); fp32 where the model is fp16, for its range."""
-    outs, size = [], segment_length(qkv) if layer.lightning_backend == "torch" else qkv.shape[1]
-    for start in range(0, qkv.shape[1], size):
-        piece = layer.act_fn(qkv[:, start : start + size])
+    length, outs = qkv.shape[1], []
+    in_pieces = layer.lightning_backend == "torch" and boundaries.cu_seqlens is None
+    size = segment_length(qkv) if in_pieces else length
+    for start in range(0, length, size):
+        piece, mask = layer.act_fn(qkv[:, start : start + size]), boundaries.mask
         if mask is not None:
-            piece = piece * mask[:, start : start + size, None].to(piece.dtype)
-        if piece.dtype == torch.float16 or qkv.shape[1] == 1:  # one conversion instead of three
+            mask = mask[:, start : start + size]
+            piece = piece.masked_fill(~mask[..., None], 0)
+        if piece.dtype == torch.float16 or length == 1:  # one conversion instead of three
             piece = piece.float()
         q, k, v = piece.unflatten(-1, (layer.num_attention_heads, 3, layer.head_dim)).unbind(3)
-        out, state = lightning_attention(q, k, v, _rates(layer, qkv.device), state, backend=layer.lightning_backend)
+        gates = mask if boundaries.gated else None
+        rates = _rates(layer, qkv.device)
+        out, state = attend(q, k, v, rates, state, gates, boundaries.cu_seqlens, layer.lightning_backend)
         outs.append(out)
     return (outs[0] if len(outs) == 1 else torch.cat(outs, 1)).flatten(2), state
 
 
-def _attend_fast(layer, qkv: Tensor, mask: Tensor | None, state: Tensor | None) -> tuple[Tensor, Tensor]:
+def _attend_fast(layer, qkv: Tensor, boundaries: Boundaries, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """The same without gradients, and with fewer passes over the data."""
     from .kernels import decode_step, silu_split
 
-    if qkv.shape[1] == 1 and mask is None and state is not None:
-        return decode_step(qkv, _rates(layer, qkv.device), state.float(), layer.num_attention_heads)
+    rates, mask = _rates(layer, qkv.device), boundaries.mask
+    if qkv.shape[1] == 1 and state is not None:
+        return decode_step(qkv, rates, state.float(), layer.num_attention_heads, mask)
     q, k, v = silu_split(qkv, mask, layer.num_attention_heads)
-    out, state = lightning_attention(q, k, v, _rates(layer, qkv.device), state, backend="fused")
+    gates = mask if boundaries.gated else None
+    out, state = attend(q, k, v, rates, state, gates, boundaries.cu_seqlens, "fused")
     return out.flatten(2), state
 
 
@@ -143,10 +234,6 @@ def _norm_and_gate(norm, out: Tensor, gate: Tensor) -> Tensor:
 
 
 def _norm_and_gate_fast(norm, out: Tensor, gate: Tensor) -> Tensor:
-    """The same by one kernel, called without the library's wrapper for gradients, which costs more than the kernel."""
-    from fla.modules.norm.fused_norm_gate import layer_norm_gated_fwd
+    from .kernels import norm_gate
 
-    settings = {"activation": "sigmoid", "eps": norm.variance_epsilon, "out_dtype": gate.dtype, "is_rms_norm": True}
-    with torch.cuda.device(out.device):
-        made = layer_norm_gated_fwd(out.flatten(0, 1), gate.flatten(0, 1), norm.weight, None, **settings)
-    return made[0].view_as(gate)
+    return norm_gate(out, gate, norm.weight, norm.variance_epsilon)

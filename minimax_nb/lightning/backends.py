@@ -1,0 +1,69 @@
+"""Which backend computes lightning attention: the one asked for, or the fastest that runs on this machine, and why.
+
+"fused" is flash-linear-attention and two kernels of this package, on a CUDA GPU; "torch" is plain PyTorch and runs
+everywhere; "stock" is Transformers' own. That the packages of "fused" are installed does not mean that they run: a
+compiler may be missing, or Triton may not know the GPU. So their kernels are run once, and compared.
+"""
+
+import importlib.util
+from functools import cache
+from typing import NamedTuple
+
+BACKENDS = ("auto", "fused", "torch", "stock")
+EVERYWHERE = "'torch' runs everywhere"
+
+
+class Sizes(NamedTuple):
+    """What the kernels of a model are compiled for; dtype by its name, such as "bfloat16"."""
+
+    heads: int
+    head_dim: int
+    dtype: str
+
+
+@cache
+def has_fused() -> bool:
+    """Whether flash-linear-attention and Triton are installed."""
+    return all(importlib.util.find_spec(name) for name in ("fla", "triton"))
+
+
+def choose(backend: str, on_gpu: bool, sizes: Sizes | None = None) -> str:
+    """The backend asked for, "auto" decided. ValueError if unknown, RuntimeError if it cannot run here."""
+    if backend not in BACKENDS:
+        raise ValueError(f"lightning backend {backend!r} is not one of {', '.join(map(repr, BACKENDS))}")
+    if backend in ("torch", "stock"):
+        return backend
+    fault = why_not_fused(on_gpu, sizes)
+    if backend == "fused" and fault:
+        raise RuntimeError(f"the fused lightning kernels cannot run here: {fault}; {EVERYWHERE}")
+    return "torch" if fault else "fused"
+
+
+def why_not_fused(on_gpu: bool, sizes: Sizes | None = None) -> str:
+    """The reason why "fused" cannot run, or "". With `sizes` its kernels are run, once in a process."""
+    import torch
+
+    if not (on_gpu and torch.cuda.is_available()):
+        return "they need a CUDA GPU"
+    if not has_fused():
+        return "flash-linear-attention is missing, pip install -e '.[fast]'"
+    return _fault(sizes) if sizes else ""
+
+
+@cache
+def _fault(sizes: Sizes) -> str:
+    """What the kernels raise, or that they compute something else than plain PyTorch; "" if neither."""
+    from .fused import largest_error
+
+    try:
+        error = largest_error(*sizes)
+    except Exception as problem:  # whatever a compiler or a driver raises: the model can run without them
+        return f"they fail on this machine ({type(problem).__name__}: {str(problem).strip()[:200]})"
+    return "" if error < 0.02 else f"they are {error:.0%} off on this machine"
+
+
+def described(backend: str, fault: str = "") -> str:
+    """The backend in words for the line that load() prints; `fault` is why "fused" was not taken on a GPU."""
+    notes = {"fused": ", fp32 state", "torch": ", fp32 state"}
+    why = f" ({fault})" if fault else ""
+    return f"{backend} lightning attention{notes.get(backend, '')}{why}"
