@@ -47,6 +47,7 @@ class Report(NamedTuple):
     dtype: str  # "bfloat16"
     attention: str  # "sdpa"
     lightning: str  # "torch"
+    decoding: str  # "static"
     repaired: tuple[str, ...]  # of the cache
     tested: tuple[str, ...]  # by `selftest`, where Transformers is not the pinned version
     line: str  # all of it in words
@@ -63,22 +64,27 @@ def load(
     dtype: str | torch.dtype | None = None,
     device_map: str | int | dict | torch.device | None = "auto",
     lightning: str = "auto",
+    decoding: str | None = None,
     quiet: bool = False,
 ) -> tuple[MiniMaxForCausalLM, PreTrainedTokenizerBase]:
     """(model, tokenizer) of a converted folder, ready to generate.
 
     Unless told otherwise: the fastest attention that runs, bf16 on a GPU that has it and fp32 elsewhere, all GPUs or
     else the CPU. One line says what was chosen, unless `quiet`; `report(model)` has it as data.
-    `lightning` is the backend of `use_lightning`: "auto", "fused", "torch" or "stock". Raises ConfigError for a folder
-    that was not converted or a Transformers that computes something else from it, CheckpointError for one whose files
-    are missing or contradict each other, RuntimeError for "fused" or "flash_attention_2" where it cannot run, and for a
-    Transformers that fails the self-test.
+    `lightning` is the backend of `use_lightning`: "auto", "fused", "torch" or "stock". `decoding` is "static", a step
+    of its own for each new token (minimax_nb.decode), or "plain", the model's own forward pass; None takes the step
+    where it can be had, and otherwise says why not.
+    Raises ConfigError for a folder that was not converted or a Transformers that computes something else from it,
+    CheckpointError for one whose files are missing or contradict each other, RuntimeError for "fused" or
+    "flash_attention_2" where it cannot run, and for a Transformers that fails the self-test.
     """
+    from . import decode
     from .cache import repair_cache
     from .lightning.backends import Sizes, choose, described, why_not_fused
     from .lightning.layer import rebuild_decays, use_lightning
 
     on_gpu = _on_gpu(device_map)
+    decode.require(decoding)
     choose(lightning, on_gpu)  # what cannot run is said now, not after minutes of loading
     folder = Path(path).expanduser()
     config = _converted_config(folder)
@@ -99,9 +105,11 @@ def load(
     _compare_rows(model, config, folder, tensors)
     rebuild_decays(model)
     use_lightning(model, backend)
+    decoded = decode.use_decoding(model, decoding or "static")
     cache = ", ".join(repaired) or "nothing, this version needs none"
-    line = f"{where}, {chosen}, {described(backend, fault)}; cache repaired: {cache}{note}"
-    model.minimax_nb = Report(dtype_name, attention, backend, repaired, tested, line)
+    how = f"{described(backend, fault)}, {decode.described(decoded, on_gpu)}"
+    line = f"{where}, {chosen}, {how}; cache repaired: {cache}{note}"
+    model.minimax_nb = Report(dtype_name, attention, backend, decoded, repaired, tested, line)
     if not quiet:
         print(line)
     return model, tokenizer

@@ -1,7 +1,13 @@
 """The static step against the model's own forward pass, token by token, and against the definition."""
 
 import copy
+import importlib.util
+import json
+import os
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,23 +142,38 @@ def test_left_padded_rows_are_what_each_row_gives_alone(small, steps):
         assert want[len(row) - 1 : -1].argmax(-1).tolist() == new
 
 
-def test_a_mask_that_changes_is_obeyed(small):
+def test_a_mask_that_says_otherwise_is_refused_as_ever(small, steps):
+    model, ids = small[0], torch.tensor([ROWS[0]])
+    with torch.no_grad():
+        cache = forced(model, ids, ids[:, :2])[1]
+        mask = torch.ones(1, 15, dtype=torch.long)
+        mask[0, 3:9] = 0
+        for wrong in (mask, mask[:, 1:]):
+            with pytest.raises(ValueError, match="attention_mask"):
+                call(model, cache, attention_mask=wrong)
+        ids, mask = padded(ROWS)
+        cache = forced(model, ids, ids[:, :2], mask)[1]
+        with pytest.raises(ValueError, match="attention_mask"):
+            call(model, cache)
+    assert steps == [12, 13, 12, 13]
+
+
+def test_a_new_token_that_is_a_pad_is_the_plain_paths(small, steps):
     model = small[0]
-    ids, fed = torch.tensor([ROWS[0]]), torch.tensor([[4, 5]])
+    ids, mask = padded(ROWS)
 
     def run():
+        cache = forced(model, ids, ids[:, :2] + 3, mask)[1]
+        longer = torch.cat([mask, torch.ones(3, 2, dtype=torch.long), torch.tensor([[1], [0], [1]])], 1)
+        token, kept = torch.tensor([[4]] * 3), {CACHE_ARGUMENT: cache, "use_cache": True}
         with torch.no_grad():
-            cache = forced(model, ids, fed)[1]
-            mask = torch.ones(1, 15, dtype=torch.long)
-            mask[0, 3:9] = 0
-            kept = {CACHE_ARGUMENT: cache, "use_cache": True}
-            hidden = model(torch.tensor([[6]]), attention_mask=mask, **kept).logits
-            return torch.cat([hidden, model(torch.tensor([[6]]), **kept).logits], 1)
+            first = model(token, attention_mask=longer, **kept).logits
+            longer = torch.cat([longer, longer.new_ones(3, 1)], 1)
+            return torch.cat([first, model(token, attention_mask=longer, **kept).logits], 1)
 
     with plainly(model):
         want = run()
-    assert relative_error(run(), want.double()) < 1e-5
-    assert relative_error(want[:, 0], want[:, 1].double()) > 1e-3
+    assert relative_error(run(), want.double()) < 1e-5 and steps == [12, 13, 15]
 
 
 def test_many_pairs_of_rows_and_experts(small):
@@ -481,3 +502,24 @@ def test_plain_again(small, steps):
         load("nowhere", decoding="fast")
     with pytest.raises(ValueError, match="Linear"):
         use_decoding(nn.Linear(1, 1))
+
+
+# ---- the kernels ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["interpreter", "gpu"])
+def test_kernels_agree_with_pytorch(where):
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed: pip install triton")
+    if where == "gpu" and not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    environment = os.environ | {"TRITON_INTERPRET": "1" if where == "interpreter" else "0"}
+    run = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("decode_cases.py"))],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    assert len(lines) > 80 and not [line for line in lines if not line["error"] < 1e-5]

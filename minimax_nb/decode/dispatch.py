@@ -17,6 +17,8 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.models.minimax import modeling_minimax as stock
 
 from ..cache import CACHE_ARGUMENT
+from ..lightning.boundaries import hand_down
+from ..lightning.layer import LightningAttention
 from .decoder import Changed, Decoder, Refused, Unfit
 
 MODES = ("static", "plain")
@@ -35,13 +37,13 @@ class _Static:
         self.decoder = None
         self.hooks = [hooks for m in model.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self.plain, self.said = 0, set()
+        self.grown = lambda: None  # the mask of the step before and a column of ones, as `generate` makes it
         self.refused = weakref.WeakSet()  # caches
 
     def hooked(self) -> bool:
         """Whether a module has a hook that wants to be called; Transformers' own stay on for good, and wait."""
-        return any(
-            getattr(hook, "__module__", "") != CAPTURING for hooks in self.hooks if hooks for hook in hooks.values()
-        )
+        found = (hook for hooks in self.hooks if hooks for hook in hooks.values())
+        return any(hook is not hand_down and getattr(hook, "__module__", "") != CAPTURING for hook in found)
 
     def say(self, why: str) -> None:
         if why not in self.said:
@@ -60,6 +62,12 @@ class MiniMaxForCausalLM(stock.MiniMaxForCausalLM):
         if logits is None:
             return super().__call__(*args, **kwargs)
         return MoeCausalLMOutputWithPast(logits=logits[:, None], **{CACHE_ARGUMENT: _cache(kwargs)})
+
+    def _update_model_kwargs_for_generation(self, *args, **kwargs):
+        kept = super()._update_model_kwargs_for_generation(*args, **kwargs)
+        if isinstance(mask := kept.get("attention_mask"), Tensor):
+            _state(self).grown = weakref.ref(mask)
+        return kept
 
     def _beam_search(self, *args, **kwargs):
         if not (state := _state(self)).plain:
@@ -123,7 +131,7 @@ def problem(model: nn.Module) -> str:
         return "a layer has modules that are not Transformers' own, such as an adapter"
     if stock.MiniMaxAttention not in kinds:
         return "without a softmax layer the cache does not know its length"
-    if any(getattr(layer.self_attn, "lightning_backend", "torch") == "stock" for layer in model.model.layers):
+    if stock.MiniMaxLightningAttention in kinds:
         return "lightning attention is stock's"
     return ""
 
@@ -131,7 +139,7 @@ def problem(model: nn.Module) -> str:
 def _kind(layer: nn.Module) -> type | None:
     """The class of a layer's attention, None if anything in it is not as Transformers made it."""
     kind = type(layer.self_attn)
-    own = kind in (stock.MiniMaxAttention, stock.MiniMaxLightningAttention)
+    own = kind in (stock.MiniMaxAttention, stock.MiniMaxLightningAttention, LightningAttention)
     own = own and type(layer.mlp) is stock.MiniMaxSparseMoeBlock and type(layer.mlp.experts) is stock.MiniMaxExperts
     linear = [m for m in layer.self_attn.children() if not isinstance(m, stock.MiniMaxRMSNorm | nn.SiLU)]
     own = own and all(type(m) is nn.Linear or type(m).__name__ == "SiLUActivation" for m in linear)
@@ -164,10 +172,12 @@ def _stepped(model: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:
         state.say(state.why)
         return None
     mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
+    if mask is not state.grown() and not _goes_on(mask, getattr(cache, "fed", None)):
+        return None
     try:
         state.decoder = state.decoder or Decoder(model)
         positions = None if positions is None else positions[:, 0]
-        return state.decoder.step(cache, length, ids[:, 0], mask, positions).to(ids.device)
+        return state.decoder.step(cache, length, ids[:, 0], positions).to(ids.device)
     except Changed:
         _known.pop(model)
         return _stepped(model, args, kwargs)
@@ -181,6 +191,18 @@ def _stepped(model: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:
         state.say("too little memory for static keys and values of this length")
     state.refused.add(cache)
     return None
+
+
+def _goes_on(mask: Tensor | None, fed: Tensor | None) -> bool:
+    """Whether a mask says of earlier tokens what they were fed as, and that the new ones are no pads.
+
+    Otherwise the model's own forward pass does what is right, or says what is wrong. To know, a GPU is waited for; but
+    not for the masks that `generate` makes.
+    """
+    if mask is None:
+        return fed is None
+    past = mask[:, :-1].bool()
+    return bool(mask[:, -1].all() & (past.all() if fed is None else (past == fed.to(past.device)).all()))
 
 
 def _is_step(model: nn.Module, ids: Tensor, length: int, kwargs: dict) -> bool:

@@ -60,7 +60,7 @@ def decay_and_read(qkv: Tensor, slopes: Tensor, state: Tensor, heads: int) -> Te
     columns = min(32, triton.next_power_of_2(width))
     grid = (len(qkv) * heads, triton.cdiv(width, columns))
     sizes = {"HEADS": heads, "HEAD_DIM": width, "BLOCK": triton.next_power_of_2(width), "COLUMNS": columns}
-    _decode_step[grid](qkv, slopes, None, state, state, out, **sizes)  # a program reads what it writes, and nothing else
+    _decode_step[grid](qkv, slopes, None, state, state, out, **sizes)  # a program reads what it writes
     return out
 
 
