@@ -1,7 +1,7 @@
 """One call from a converted folder to a model that computes right, and one line that says what was chosen and why.
 
     model, tokenizer = load("work/demo")
-    # fp32 on CPU (2 threads), sdpa, torch lightning attention, fp32 state; cache repaired: length, mask sizes, ...
+    # fp32 on CPU (2 threads), sdpa, torch lightning attention, fp32 state, static decoding; cache repaired: length, ...
     report(model).lightning                  # "torch": the same as data
 
 It reads local folders only, executes no code of theirs, and takes no original folder: `minimax-nb patch SRC DST` makes
@@ -105,9 +105,11 @@ def load(
     _compare_rows(model, config, folder, tensors)
     rebuild_decays(model)
     use_lightning(model, backend)
-    decoded = decode.use_decoding(model, decoding or "static")
+    kernels = ", experts and norms by our kernels" if on_gpu and _use_kernels(model) else ""
+    unfit = decode.problem(model) if decoding != "plain" else ""
+    decoded = decode.use_decoding(model, "plain" if unfit or decoding == "plain" else "static")
     cache = ", ".join(repaired) or "nothing, this version needs none"
-    how = f"{described(backend, fault)}, {decode.described(decoded, on_gpu)}"
+    how = f"{described(backend, fault)}{kernels}, {decode.described(decoded, on_gpu, unfit)}"
     line = f"{where}, {chosen}, {how}; cache repaired: {cache}{note}"
     model.minimax_nb = Report(dtype_name, attention, backend, decoded, repaired, tested, line)
     if not quiet:
@@ -132,6 +134,17 @@ def _in_another_process(*fields) -> Report:
     if found.attention == NAME:
         register()
     return found
+
+
+def _use_kernels(model: MiniMaxForCausalLM) -> bool:
+    """Let the experts and the norms be computed by kernels of ours, where there is Triton; return whether."""
+    from . import experts
+    from .norms import use_fused_norms
+
+    if use_fused_norms(model) != "fused":
+        return False
+    model.set_experts_implementation(experts.register())
+    return True
 
 
 def _converted_config(folder: Path) -> dict:

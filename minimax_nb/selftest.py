@@ -19,6 +19,7 @@ from . import reference
 from .cache import CACHE_ARGUMENT
 from .checkpoint.export import original_weights
 from .config import patch_config
+from .decode import use_decoding
 from .lightning.layer import use_lightning
 from .original import original_config
 
@@ -154,6 +155,14 @@ def beams(small: Small) -> float:
     return _error(out.sequences_scores.double().cpu(), torch.stack(want))
 
 
+def static_steps(small: Small) -> float:
+    """Single tokens by the static step, which takes them from a model of this class."""
+    use_decoding(small.model, "static")
+    error = max(token_by_token(small), padded_batch(small))
+    use_decoding(small.model, "plain")
+    return error
+
+
 CHECKS: dict[str, Callable[[Small], float]] = {
     "one pass": one_pass,
     "token by token": token_by_token,
@@ -161,6 +170,7 @@ CHECKS: dict[str, Callable[[Small], float]] = {
     "padded batch": padded_batch,
     "pads in between": pads_in_between,
     "beams": beams,
+    "static steps": static_steps,
 }
 
 

@@ -14,4 +14,4 @@ time; step.py is the step itself, written in the operations of torch_ops.py or t
 
 from ..lazy import names_from
 
-__getattr__, __dir__, __all__ = names_from(__name__, dispatch="MODES use_decoding plainly require described")
+__getattr__, __dir__, __all__ = names_from(__name__, dispatch="MODES use_decoding plainly problem require described")

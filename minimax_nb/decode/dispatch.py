@@ -99,9 +99,10 @@ def require(mode: str | None) -> None:
         raise ValueError(f"decoding is {mode!r}, not {' or '.join(map(repr, MODES))}")
 
 
-def described(mode: str, on_gpu: bool) -> str:
+def described(mode: str, on_gpu: bool, why: str = "") -> str:
     """The mode in words, for the line that load() prints."""
-    return f"{mode} decoding" + (f" ({COMPILING})" if mode == "static" and on_gpu else "")
+    why = why or (COMPILING if mode == "static" and on_gpu else "")
+    return f"{mode} decoding" + (f" ({why})" if why else "")
 
 
 @contextmanager
