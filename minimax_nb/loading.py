@@ -53,7 +53,7 @@ class Report(NamedTuple):
     line: str  # all of it in words
 
     def __reduce__(self):
-        """A model that is read in another process finds the cache repaired and its attention registered there."""
+        """A model that is read in another process finds the cache repaired, attention and experts registered."""
         return _in_another_process, tuple(self)
 
 
@@ -126,11 +126,13 @@ def report(model: MiniMaxForCausalLM) -> Report:
 
 
 def _in_another_process(*fields) -> Report:
+    from . import experts
     from .attention import NAME, register
     from .cache import repair_cache
 
     found = Report(*fields)
     repair_cache()
+    experts.register()
     if found.attention == NAME:
         register()
     return found

@@ -236,7 +236,8 @@ def test_another_version_is_tested_in_this_process(converted, another_version, c
     model, _ = load(converted, quiet=True)
     assert capsys.readouterr().out == ""
     found = report(model)
-    assert found.tested == ("one pass", "token by token", "second turn", "padded batch", "pads in between", "beams")
+    ways = ("one pass", "token by token", "second turn", "padded batch", "pads in between", "beams", "static steps")
+    assert found.tested == ways and found.decoding == "static"
     assert "is not the tested 0.0.0: one pass, token by token" in found.line
 
 
