@@ -1,7 +1,7 @@
 """One call from a converted folder to a model that computes right, and one line that says what was chosen and why.
 
     model, tokenizer = load("work/demo")
-    # fp32 on CPU (2 threads), sdpa, torch lightning attention, fp32 state; cache repaired: length, mask sizes, ...
+    # fp32 on CPU (2 threads), sdpa, torch lightning attention, fp32 state, static decoding; cache repaired: length, ...
     report(model).lightning                  # "torch": the same as data
 
 It reads local folders only, executes no code of theirs, and takes no original folder: `minimax-nb patch SRC DST` makes
@@ -49,12 +49,13 @@ class Report(NamedTuple):
     dtype: str  # "bfloat16"
     attention: str  # "sdpa"
     lightning: str  # "torch"
+    decoding: str  # "static"
     repaired: tuple[str, ...]  # of the cache
     tested: tuple[str, ...]  # by `selftest`, where Transformers is not the pinned version
     line: str  # all of it in words
 
     def __reduce__(self):
-        """A model that is read in another process finds the cache repaired and its attention registered there."""
+        """A model that is read in another process finds the cache repaired, attention and experts registered."""
         return _in_another_process, tuple(self)
 
 
@@ -65,22 +66,27 @@ def load(
     dtype: str | torch.dtype | None = None,
     device_map: str | int | dict | torch.device | None = "auto",
     lightning: str = "auto",
+    decoding: str | None = None,
     quiet: bool = False,
 ) -> tuple[MiniMaxForCausalLM, PreTrainedTokenizerBase]:
     """(model, tokenizer) of a converted folder, ready to generate.
 
     Unless told otherwise: the fastest attention that runs, bf16 on a GPU that has it and fp32 elsewhere, all GPUs or
     else the CPU. One line says what was chosen, unless `quiet`; `report(model)` has it as data.
-    `lightning` is the backend of `use_lightning`: "auto", "fused", "torch" or "stock". Raises ConfigError for a folder
-    that was not converted or a Transformers that computes something else from it, CheckpointError for one whose files
-    are missing or contradict each other, RuntimeError for "fused" or "flash_attention_2" where it cannot run, and for a
-    Transformers that fails the self-test.
+    `lightning` is the backend of `use_lightning`: "auto", "fused", "torch" or "stock". `decoding` is "static", a step
+    of its own for each new token (minimax_nb.decode), or "plain", the model's own forward pass; None takes the step
+    where it can be had, and otherwise says why not.
+    Raises ConfigError for a folder that was not converted or a Transformers that computes something else from it,
+    CheckpointError for one whose files are missing or contradict each other, RuntimeError for "fused" or
+    "flash_attention_2" where it cannot run, and for a Transformers that fails the self-test.
     """
+    from . import decode
     from .cache import repair_cache
     from .lightning.backends import Sizes, choose, described, why_not_fused
     from .lightning.layer import rebuild_decays, use_lightning
 
     on_gpu = _on_gpu(device_map)
+    decode.require(decoding)
     choose(lightning, on_gpu)  # what cannot run is said now, not after minutes of loading
     folder = Path(path).expanduser()
     config = _converted_config(folder)
@@ -101,9 +107,13 @@ def load(
     _compare_rows(model, config, folder, tensors)
     rebuild_decays(model)
     use_lightning(model, backend)
+    kernels = ", experts and norms by our kernels" if on_gpu and _use_kernels(model) else ""
+    unfit = decode.problem(model) if decoding != "plain" else ""
+    decoded = decode.use_decoding(model, "plain" if unfit or decoding == "plain" else "static")
     cache = ", ".join(repaired) or "nothing, this version needs none"
-    line = f"{where}, {chosen}, {described(backend, fault)}; cache repaired: {cache}{note}"
-    model.minimax_nb = Report(dtype_name, attention, backend, repaired, tested, line)
+    how = f"{described(backend, fault)}{kernels}, {decode.described(decoded, on_gpu, unfit)}"
+    line = f"{where}, {chosen}, {how}; cache repaired: {cache}{note}"
+    model.minimax_nb = Report(dtype_name, attention, backend, decoded, repaired, tested, line)
     if not quiet:
         print(line)
     return model, tokenizer
@@ -118,14 +128,27 @@ def report(model: MiniMaxForCausalLM) -> Report:
 
 
 def _in_another_process(*fields) -> Report:
+    from . import experts
     from .attention import NAME, register
     from .cache import repair_cache
 
     found = Report(*fields)
     repair_cache()
+    experts.register()
     if found.attention == NAME:
         register()
     return found
+
+
+def _use_kernels(model: MiniMaxForCausalLM) -> bool:
+    """Let the experts and the norms be computed by kernels of ours, where there is Triton; return whether."""
+    from . import experts
+    from .norms import use_fused_norms
+
+    if use_fused_norms(model) != "fused":
+        return False
+    model.set_experts_implementation(experts.register())
+    return True
 
 
 def _converted_config(folder: Path) -> dict:

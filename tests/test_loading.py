@@ -186,7 +186,8 @@ def test_what_transformers_does_not_load_is_named(converted, monkeypatch):
 def test_loading_changes_nothing_of_transformers(converted):
     before = dict(vars(MiniMaxForCausalLM))
     model, _ = load(converted)
-    assert dict(vars(MiniMaxForCausalLM)) == before and type(model) is MiniMaxForCausalLM
+    assert dict(vars(MiniMaxForCausalLM)) == before and isinstance(model, MiniMaxForCausalLM)
+    assert type(load(converted, decoding="plain")[0]) is MiniMaxForCausalLM
 
 
 def test_file_that_overrides_the_permuted_rows_is_found(original, converted):
@@ -217,7 +218,7 @@ def test_lightning_as_asked(converted, capsys):
     load(converted)
     assert "torch lightning attention, fp32 state" in capsys.readouterr().out
     model, _ = load(converted, lightning="stock")
-    assert "stock lightning attention;" in capsys.readouterr().out
+    assert "stock lightning attention, plain decoding" in capsys.readouterr().out
     assert type(model.model.layers[0].self_attn) is MiniMaxLightningAttention
 
 
@@ -236,7 +237,8 @@ def test_another_version_is_tested_in_this_process(converted, another_version, c
     model, _ = load(converted, quiet=True)
     assert capsys.readouterr().out == ""
     found = report(model)
-    assert found.tested == ("one pass", "token by token", "second turn", "padded batch", "pads in between", "beams")
+    ways = ("one pass", "token by token", "second turn", "padded batch", "pads in between", "beams", "static steps")
+    assert found.tested == ways and found.decoding == "static"
     assert "is not the tested 0.0.0: one pass, token by token" in found.line
 
 

@@ -79,7 +79,7 @@ def model_for(folder: Path | None, toy: bool, plan: Plan) -> tuple[nn.Module, st
     if folder:
         from ..loading import load
 
-        return load(folder, dtype=plan.dtypes[0], lightning="torch")[0], folder.name
+        return load(folder, dtype=plan.dtypes[0], lightning="torch", decoding="plain")[0], folder.name
     toy = toy or not torch.cuda.is_available()
     source = f"one hybrid period, random weights, {'toy size' if toy else 'real width'}"
     return random_model(toy, plan.dtypes[0]), source
