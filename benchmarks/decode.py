@@ -6,9 +6,9 @@
     python benchmarks/decode.py demo                                     # the shipped demo, on a CPU too
 
 `equal`: a lightning and a softmax layer at real width, both ways against the same weights in fp32. `speed`: one hybrid
-period, step by step from caches of random numbers, and prompts. `talk`: what `generate` and `Chat` make of it.
-`devices`: the same four layers on one GPU and on two. "today" is the plain path with Transformers' own experts and
-norms. Weights are random, from one seed; each part is written as soon as it is measured.
+period, step by step from caches of random numbers, and prompts. `ladder`: one lever after another. `talk`: what
+`generate` and `Chat` make of it. `devices`: the same four layers on one GPU and on two. "today" is the plain path with
+Transformers' own experts and norms. Weights are random, from one seed; each part is written as soon as it is measured.
 """
 
 import argparse
@@ -247,6 +247,55 @@ def devices(toy: bool) -> list[dict]:
     return rows
 
 
+@torch.inference_mode()
+def ladder(toy: bool) -> list[dict]:
+    """Batch 1 on a short context, one lever after another: what each takes off a step of the plain path."""
+    model, rows = model_of(toy, [0] * 7 + [1]), []
+    clock, best, length = Clock(model), rates(model.device, model.dtype), 1024 if not toy else 64
+    ids = torch.randint(model.config.vocab_size, (1, 1), device=model.device)
+    levers = {
+        "Transformers' experts and norms": ("grouped_mm", "stock", "plain"),
+        "each expert read once": ("minimax_nb", "stock", "plain"),
+        "norms in one pass": ("minimax_nb", "auto", "plain"),
+        "static step, launched kernel by kernel": ("minimax_nb", "auto", "static"),
+        "static step, one graph": ("minimax_nb", "auto", "static"),
+    }
+    for name, (experts_by, norms_by, decoding) in levers.items():
+        if GPU:
+            from minimax_nb import experts, norms
+
+            experts.register()
+            model.set_experts_implementation(experts_by)
+            norms.use_fused_norms(model, norms_by)
+        use_decoding(model, decoding)
+        cache = filled_cache(model, Case(str(model.dtype), "", "fused", "decode", 1, length))
+        with experts_used(model) as used:
+            next_logits(model, ids, cache)
+        next_logits(model, ids, cache)
+        if decoding == "static" and name.endswith("kernel by kernel"):
+            decoder = _state(model).decoder
+            decoder.play = Eager(decoder.parts, decoder.buffers)
+        least = floor(model, batch=1, new=1, past=length, experts=used, state_bytes=4, best=best)
+        rows.append({"lever": name} | timed(clock, lambda cache=cache: next_logits(model, ids, cache), 40))
+        rows[-1] |= {"launches": launches(model, ids, cache), "floor_ms": round(sum(least.values()), 3)}
+        print(rows[-1], flush=True)
+        tidy(model)
+    return rows
+
+
+def launches(model: nn.Module, ids: Tensor, cache: MiniMaxCache) -> int:
+    """What the host asks for in one step: kernels and graphs on a GPU, operations of PyTorch on a CPU."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if GPU else [])]) as seen:
+        next_logits(model, ids, cache)
+    asked = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaMemsetAsync")
+    rows = seen.key_averages()
+    if not GPU:
+        return sum(row.count for row in rows if row.key.startswith("aten::"))
+    return sum(row.count for row in rows if row.key.startswith(asked))
+
+
 # ---- what users call -----------------------------------------------------------------------------------------------
 
 
@@ -341,7 +390,7 @@ def demo(toy: bool) -> list[dict]:
 
 
 def main() -> None:
-    parts = {"equal": equal, "speed": speed, "talk": talk, "devices": devices, "demo": demo}
+    parts = {"equal": equal, "speed": speed, "talk": talk, "ladder": ladder, "devices": devices, "demo": demo}
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="+", choices=parts)
     parser.add_argument("--toy", action="store_true", help="small sizes")
