@@ -1,6 +1,7 @@
 """Transformers' own tests for MiniMax, run on what this kit makes of the model. By hand, outside `make test`.
 
     python tests/upstream_suite.py CHECKOUT torch           # use_lightning("torch") and repair_cache()
+    python tests/upstream_suite.py CHECKOUT cache           # repair_cache() alone
     python tests/upstream_suite.py CHECKOUT stock           # what fails there is not ours
 
 CHECKOUT is a clone of huggingface/transformers at the tag of the installed version; its tests need `pip install
@@ -35,6 +36,8 @@ class Switched:
         if self.backend == "stock":
             return
         repair_cache()
+        if self.backend == "cache":
+            return
         base = modeling.MiniMaxPreTrainedModel
         base.from_pretrained = classmethod(self.switched_after(base.from_pretrained.__func__))
         modeling.MiniMaxModel.__init__ = self.switched_after(modeling.MiniMaxModel.__init__)
@@ -44,6 +47,7 @@ class Switched:
         def build(tester, *args, **kwargs):
             init(tester, *args, **kwargs)
             kinds = "linear_attention", "full_attention"
+            tester.num_hidden_layers = 3  # the last is lightning again, as some of the tests take for granted
             tester.layer_types = [kinds[layer % 2] for layer in range(tester.num_hidden_layers)]
 
         return build
@@ -71,7 +75,7 @@ class Switched:
 
 if __name__ == "__main__":
     if len(sys.argv) < 3 or not os.path.isfile(os.path.join(sys.argv[1], TESTS)):
-        sys.exit("usage: python tests/upstream_suite.py CHECKOUT stock|torch|fused [arguments of pytest]")
+        sys.exit("usage: python tests/upstream_suite.py CHECKOUT stock|cache|torch|fused [arguments of pytest]")
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     sys.path[:0] = [here, os.path.abspath(sys.argv[1])]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -22,7 +22,8 @@ from .operator import attend, segment_length, slopes
 
 # Arguments that Transformers sends through all layers and that change nothing here, or that `hand_down` dealt with.
 UNUSED = ("position_ids", "use_cache", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
-UNUSED += ("output_attentions", "output_hidden_states", "output_router_logits", "num_items_in_batch", "token_type_ids")
+UNUSED += ("output_attentions", "output_hidden_states", "output_router_logits", "token_type_ids")
+UNUSED += ("num_items_in_batch", "shift_labels")  # of the loss
 
 
 def use_lightning(model: torch.nn.Module, backend: str = "auto") -> str:
@@ -72,8 +73,8 @@ def sizes_of(layer: MiniMaxLightningAttention) -> Sizes:
 class LightningAttention(MiniMaxLightningAttention):
     """Transformers' lightning layer with our forward pass. Made of a loaded layer by `use_lightning`, never built.
 
-    The three decay tables, 0.6 GB in the 70 layers of the real model, are not kept: they are computed when someone asks
-    for them, as saving and Transformers' initialisation do.
+    The three decay tables, 0.6 GB in the 70 layers of the real model, are not kept: their buffers are empty, and the
+    tables are computed when someone asks for them, as saving and Transformers' initialisation do.
     """
 
     lightning_backend: str
@@ -119,10 +120,10 @@ class LightningAttention(MiniMaxLightningAttention):
             destination[prefix + name] = table
 
     def _load_from_state_dict(self, state_dict, prefix, metadata, strict, missing, unexpected, errors):
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        """Tables are neither needed nor superfluous."""
         for name in DECAY_TABLES:
-            if prefix + name in unexpected:
-                unexpected.remove(prefix + name)
+            state_dict[prefix + name] = self._buffers[name]
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
 
 
 def _tables(layer: MiniMaxLightningAttention) -> dict[str, Tensor]:
@@ -146,7 +147,7 @@ def _set_class(layer: MiniMaxLightningAttention, wanted: type) -> None:
         return
     if wanted is LightningAttention:
         for name in DECAY_TABLES:
-            delattr(layer, name)
+            setattr(layer, name, layer.slope_rate.new_empty(0))  # the buffer stays under its name
     layer.__class__ = wanted
     if wanted is MiniMaxLightningAttention:
         _give_tables(layer)
