@@ -62,8 +62,8 @@ def temporary_folder(dst: Path) -> Iterator[Path]:
     place = final_place(dst)
     partial = place.parent / f"{_partial_prefix(place)}{uuid.uuid4().hex[:12]}"
     was_empty = place.is_dir() and not any(place.iterdir())
-    with explained(dst):
-        try:
+    try:
+        with explained(dst):  # while what was written is still there: then it is known what is used up
             if was_empty:
                 _move_aside(place, partial, dst)
             else:
@@ -72,13 +72,13 @@ def temporary_folder(dst: Path) -> Iterator[Path]:
             sync_folder(partial)
             partial.rename(place)
             sync_folder(place.parent)
-        finally:
-            if partial.is_dir():  # something failed
-                _clear(partial)
-                if was_empty:
-                    partial.rename(place)
-                else:
-                    shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        if partial.is_dir():  # something failed
+            _clear(partial)
+            if was_empty:
+                partial.rename(place)
+            else:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
