@@ -154,7 +154,7 @@ def test_a_mask_that_says_otherwise_is_refused_as_ever(small, steps):
         ids, mask = padded(ROWS)
         cache = forced(model, ids, ids[:, :2], mask)[1]
         with pytest.raises(ValueError, match="attention_mask"):
-            call(model, cache)
+            model(torch.tensor([[3]] * 3), **{CACHE_ARGUMENT: cache}, use_cache=True)
     assert steps == [12, 13, 12, 13]
 
 

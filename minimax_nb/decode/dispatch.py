@@ -173,7 +173,8 @@ def _stepped(model: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:
         state.say(state.why)
         return None
     mask, positions = kwargs.get("attention_mask"), kwargs.get("position_ids")
-    if mask is not state.grown() and not _goes_on(mask, getattr(cache, "fed", None)):
+    known = mask is not None and mask is state.grown()
+    if not known and not _goes_on(mask, getattr(cache, "fed", None)):
         return None
     try:
         state.decoder = state.decoder or Decoder(model)
