@@ -10,8 +10,8 @@ from playwright.sync_api import expect, sync_playwright
 from test_browser import FLAGS, SLOW, chromium  # noqa: F401
 
 from minimax_nb.widgets import quiz
-from minimax_nb.widgets.explorers.quiz import LETTERS, Question, Quiz, read
-from minimax_nb.widgets.explorers.quiz_view import QuizView
+from minimax_nb.widgets.explorers.quiz import LETTERS, RIGHT, Question, Quiz, read
+from minimax_nb.widgets.explorers.view import ExplorerView
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -51,7 +51,7 @@ def test_questions_are_well_formed(number):
         for each in (texts, said):
             assert len(set(each)) == 3 and all(text.strip() for text in each)
         assert all(text.endswith(".") and len(text) < 200 for text in said)
-    assert len({said for question in questions for _, _, said in question.options()}) == 3 * len(questions)
+    assert len({option.reason for question in questions for option in question.options()}) == 3 * len(questions)
     assert len({question.right for question in questions}) > 1  # the right one is not always in the same place
 
 
@@ -75,7 +75,7 @@ def test_a_choice_is_explained_at_once(state):
     assert state.status == "1 b: Right. It is. 1 of 2 answered, 1 right."
     state.set("2", 2)
     assert state.status == "2 c: Not quite. It is early. 2 of 2 answered, 1 right."
-    assert "b) yes <- Right. It is." in state.words() and "It forgets a." not in state.words()
+    assert "b) yes <- Right. It is." in state.text and "It forgets a." not in state.text
 
 
 def test_reset_takes_all_answers_back(state):
@@ -93,7 +93,7 @@ def test_what_is_no_option_is_said_and_not_taken(state, name, value):
 
 
 def test_nothing_is_told_before_a_choice(state):
-    shown = state.picture + state.words()
+    shown = state.picture + state.text
     assert not any(said in shown for said in ("Right", "Not quite", "It is"))
 
 
@@ -103,17 +103,18 @@ def test_text_is_escaped_and_backquotes_are_code(state):
         assert "Is <code>a &lt; b</code>?" in html and "no &amp; yes" in html
         assert "&lt;i&gt;so&lt;/i&gt;" in html and "Not quite. No &lt;tags&gt;." in html
         assert "<i>" not in html and "<tags>" not in html
-    assert "Is a < b?" in state.words()
+    assert "Is a < b?" in state.text
 
 
 # Where no widgets run
 
 
 def test_a_still_picture_folds_the_answers(state):
-    bundle, _ = QuizView(state)._repr_mimebundle_()
+    bundle, _ = ExplorerView(state)._repr_mimebundle_()
     page, plain = bundle["text/html"], bundle["text/plain"]
     shown, folded = re.sub(r"<details>.*?</details>", "", page), "".join(re.findall(r"<details>.*?</details>", page))
-    for _, text, said in DULL.options():
+    for _, text, verdict, reason in DULL.options():
+        said = f"{verdict} {reason}"
         assert f") {text}" in shown and said not in shown and said in folded and f") {text}" in plain
     assert page.count("<summary>Answer") == 2 and "<button" not in page and "style" not in page
     assert "Run this cell in JupyterLab" in plain and "quiz.toml" in plain and DULL.a[1] not in plain
@@ -125,7 +126,7 @@ def test_a_still_picture_folds_the_answers(state):
 @pytest.fixture
 def page(chromium, state):  # noqa: F811
     """explorer.js with this quiz behind it, in Chromium; what is served is this page and that file."""
-    view = QuizView(state)
+    view = ExplorerView(state)
     files = {"": PAGE, "explorer.js": view._esm}
 
     def kernel(asked: dict) -> dict:
@@ -178,4 +179,6 @@ def test_a_notebook_ends_with_its_own_quiz(notebook):
     assert asked.source.endswith(f'\nquiz("{notebook.name[:2]}")') and after.source.startswith("## What you saw\n")
     (output,) = asked.outputs
     questions = read(notebook.name[:2], FILE)
-    assert output.data["text/html"] == QuizView(Quiz(notebook.name[:2], questions)).as_html()  # else execute it anew
+    assert (
+        output.data["text/html"] == ExplorerView(Quiz(notebook.name[:2], questions)).as_html()
+    )  # else execute it anew
