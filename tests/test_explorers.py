@@ -494,8 +494,8 @@ def test_the_shrink_factor_is_that_of_the_largest_scores(step):
             continue
         factor = math.exp(max(seen) - max(seen + new))
         assert cells[TOKENS + 1] == f"{factor:.2f}"
-        grown = f"exp({max(seen):.1f} - {max(new):.1f}) = {factor:.3g}." in state.text
-        assert grown if factor < 1 else f"Query {query} meets no score above {max(seen):.1f}," in state.text
+        grown = f"exp({max(seen):z.1f} - {max(new):z.1f}) = {factor:.3g}." in state.text
+        assert grown if factor < 1 else f"Query {query} meets no score above {max(seen):z.1f}," in state.text
     others = [query for query in range(TOKENS) if query not in range(top, top + TILE)]
     assert all(re.findall(r"<td>(.*?)</td>", state.picture.split("<tr>")[q + 2])[TOKENS + 1] == "" for q in others)
 

@@ -52,10 +52,10 @@ class Control(NamedTuple):
             if (self.optional and value is None) or self._fits(value):
                 return ""
             what = "whole number" if self.whole else "number"
-            given = "empty" if value is None else _quoted(value)
+            given = "empty" if value is None else quoted(value)
             return f"{name} is {given}: give a {what} from {self.low:,} to {self.high:,}"
         if not isinstance(value, type(self.start)) or (self.options and value not in self.options):
-            return f"{name} cannot be {_quoted(value)}"
+            return f"{name} cannot be {quoted(value)}"
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
             return f"{name} holds half of a character, which cannot be read: type it again"
         return ""
@@ -75,7 +75,8 @@ def is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and -COUNTABLE <= value <= COUNTABLE
 
 
-def _quoted(value) -> str:
+def quoted(value) -> str:
+    """Any value, shortened, for a line that refuses it."""
     try:
         return reprlib.repr(value)
     except ValueError:  # Python writes out no whole number of thousands of digits

@@ -67,7 +67,7 @@ function control({ name, label, kind, low, high, step, options }, change) {
 // the kernel does not answer: a slider moves at once, and without the line its picture would seem to be wrong.
 function asker(model) {
   const late = node("p", { class: "mmnb-late", "aria-live": "polite" });
-  const words = "The kernel is busy. What you have asked for here waits until it is free.";
+  const words = "The kernel is busy, and this waits for it. If it has ended, run the cell or load the page again.";
   const waiting = [];
   let timer; // set while something is asked and not heard
 

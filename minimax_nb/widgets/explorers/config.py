@@ -111,7 +111,7 @@ class ConfigExplorer(Explorer):
         self._source, self._folder = Path(source), Path(folder)
         self._original = read_json(self._source / "config.json")
         self._native = {key: value for key, value in patch_config(self._original).items() if key != MARKER}
-        self._end = read_json(self._folder / "generation_config.json")["eos_token_id"]
+        self._eos = read_json(self._folder / "generation_config.json")["eos_token_id"]
         super().__init__()
 
     def forget(self) -> None:
@@ -134,7 +134,7 @@ class ConfigExplorer(Explorer):
         with _LOADING, quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = MiniMaxForCausalLM.from_pretrained(self._source if "rows" in off else self._folder, config=config)
-        model.generation_config.eos_token_id = None if "eos" in off else self._end
+        model.generation_config.eos_token_id = None if "eos" in off else self._eos
         model.generation_config.pad_token_id = self._tokenizer.eos_token_id
         return model
 
@@ -214,8 +214,8 @@ class ConfigExplorer(Explorer):
 
     def _diff(self, off: tuple[str, ...]) -> list[list[str]]:
         """A row for each difference: the value converted, the value here, and what Transformers makes of it."""
-        here, right = self.config(off), {ROWS: "in Transformers' order", END: self._end}
-        left = {ROWS: "as in the original" if "rows" in off else right[ROWS], END: None if "eos" in off else self._end}
+        here, right = self.config(off), {ROWS: "in Transformers' order", END: self._eos}
+        left = {ROWS: "as in the original" if "rows" in off else right[ROWS], END: None if "eos" in off else self._eos}
         taken = MiniMaxConfig(**here).to_dict() | left
         rows = differences(here | left, self._native | right)
         return [[shown(row.after), shown(row.before), *(_taken(taken[key]) for key in row.after)] for row in rows]

@@ -19,7 +19,7 @@ are thrown away.
 from collections.abc import Iterator
 from threading import Event
 
-from ..controls import Control
+from ..controls import Control, quoted
 from ..worker import Worker, in_a_line
 
 
@@ -85,7 +85,7 @@ class Explorer(Worker):
         """Change a value, and draw. A wrong value is refused: the status says why, and the old one stays."""
         with self._lock:
             control = next((each for each in self.controls if each.name == name), None)
-            if why := f"nothing is called {name!r}" if control is None else control.problem(value):
+            if why := f"nothing is called {quoted(name)}" if control is None else control.problem(value):
                 return self.refuse(why)
             self.values = self.values | {name: control.taken(value)}
             self._redraw(self.status if self.busy else None)

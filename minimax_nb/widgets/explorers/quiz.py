@@ -14,6 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from ..controls import quoted
 from .explorer import Explorer
 
 LETTERS = "abc"
@@ -68,7 +69,7 @@ class Quiz(Explorer):
         with self._lock:
             question = self._questions.get(name) if isinstance(name, str) else None
             if question is None or type(value) is not int or value not in range(len(LETTERS)):
-                return self.refuse(f"no option {value!r} of question {name!r}")
+                return self.refuse(f"no option {quoted(value)} of question {quoted(name)}")
             option = question.options()[value]
             self.values = self.values | {name: value}
             self._redraw(f"{name} {option.letter}: {option.verdict} {plain(option.reason)} {self.count()}")

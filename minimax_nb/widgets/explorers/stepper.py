@@ -115,7 +115,7 @@ class Stepper(Explorer):
             elif tile in past:
                 marks.append("gone")
             else:
-                marks.append(f"[{scores[query][key]:.1f}]" if tile == self._tile() else "later")
+                marks.append(f"[{scores[query][key]:z.1f}]" if tile == self._tile() else "later")
         return marks
 
     def _kept(self, query: int, row: Row) -> list[str]:
@@ -124,7 +124,7 @@ class Stepper(Explorer):
             return ["", "", "", ""]
         top, left = self._tile()
         shrink = f"{row.shrink:.2f}" if left and query in range(top, top + TILE) else ""
-        return [f"{row.largest:.1f}", shrink, f"{row.total:.3f}", ", ".join(f"{part:.2f}" for part in row.result())]
+        return [f"{row.largest:z.1f}", shrink, f"{row.total:.3f}", ", ".join(f"{part:z.2f}" for part in row.result())]
 
     def _sentences(self, rows: list[Row]) -> list[str]:
         """What happened at this step, what it takes, and what is finished. Before the first step there is nothing."""
@@ -152,10 +152,10 @@ def _happened(query: int, before: Row, after: Row) -> str:
     if not before.total:
         return f"Query {query} meets its first tile, so there is nothing to shrink."
     if after.largest == before.largest:
-        return f"Query {query} meets no score above {before.largest:.1f}, so its sum and output stay (factor 1)."
+        return f"Query {query} meets no score above {before.largest:z.1f}, so its sum and output stay (factor 1)."
     return (
-        f"Query {query} meets a larger score, {after.largest:.1f} after {before.largest:.1f}, so its sum and "
-        f"output are first multiplied by exp({before.largest:.1f} - {after.largest:.1f}) = {after.shrink:.3g}."
+        f"Query {query} meets a larger score, {after.largest:z.1f} after {before.largest:z.1f}, so its sum and "
+        f"output are first multiplied by exp({before.largest:z.1f} - {after.largest:z.1f}) = {after.shrink:.3g}."
     )
 
 

@@ -15,7 +15,7 @@ from the next new chat on. Stop keeps the half reply as the turn's reply.
 import functools
 
 from ...chat import Chat
-from ..controls import Control, is_number
+from ..controls import Control, is_number, quoted
 from ..worker import Worker, in_a_line
 from .code import as_code
 from .reply import Reply
@@ -65,7 +65,7 @@ class Playground(Worker):
         """Look at the token at this place, counted from 0 through all replies. None follows the last one."""
         with self._lock:
             if place is not None and not (is_number(place) and isinstance(place, int)):
-                return self.refuse(f"the place of a token is a whole number, not {place!r}")
+                return self.refuse(f"the place of a token is a whole number, not {quoted(place)}")
             self.place = place
             self.changed()
 
@@ -105,7 +105,7 @@ class Playground(Worker):
         with self._lock:
             control = next((each for each in CONTROLS if each.name == name), None)
             if control is None:
-                return self.refuse(f"no setting is called {name!r}")
+                return self.refuse(f"no setting is called {quoted(name)}")
             if value is not None and not is_number(value):
                 return self.refuse(control.problem(value))
             self.settings = self.settings | {name: value}
