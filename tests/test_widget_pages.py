@@ -3,6 +3,7 @@
 Screenshots of each are kept in runs/browser/, by widget, width and theme.
 """
 
+import runpy
 from pathlib import Path
 
 import nbformat
@@ -18,6 +19,7 @@ from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.demo import demo_checkpoint
 from minimax_nb.loading import load
 from minimax_nb.widgets import config_explorer, expert_view, head_memory, playground, quiz, stepper
+from minimax_nb.widgets import page as page_module
 
 torch.set_num_threads(1)
 
@@ -140,6 +142,21 @@ def test_an_executed_notebook_as_html_shows_still_pictures_offline(chromium, tmp
         expect(page.get_by_text("Answer 1")).to_be_visible()
         page.screenshot(path=PICTURES / "executed_offline.png")
         browser.close()
+
+
+def test_a_committed_notebook_has_the_still_picture_alone(monkeypatch):
+    """What notebooks/execute.py leaves of the two outputs of a widget."""
+    monkeypatch.chdir(NOTEBOOKS)
+    outputs, view = [], quiz("04")
+    monkeypatch.setattr(page_module, "display", lambda data, **_: outputs.append({"data": data}))
+    view._ipython_display_()
+    assert len(outputs) == 2 and view.still in outputs[0]["data"]["text/html"]
+    other = {"data": {page_module.VIEW: {"model_id": "another"}, "text/plain": "HBox()"}}
+    kept = runpy.run_path(str(NOTEBOOKS / "execute.py"))["without_views"]([*outputs, other])
+    assert [output["data"] for output in kept] == [
+        {"text/html": view.as_html(), "text/plain": view.as_text()},
+        {"text/plain": "A widget, in JupyterLab: run this cell there."},
+    ]
 
 
 # A kernel that is busy
