@@ -168,11 +168,15 @@ def test_every_control_has_a_name_and_all_fits(page, title):
     controls = re.findall(r"- (checkbox|slider|combobox|textbox|spinbutton|button)\b(.*)", tree)
     assert len(controls) == widget.locator("input, select, button").count()
     assert [kind for kind, rest in controls if not re.match(' "[^"]+"', rest)] == []
-    for name, width in {"wide": 1200, "narrow": 390}.items():
+    for name, width in {"wide": 1440, "half": 700, "narrow": 390}.items():
         page.set_viewport_size({"width": width, "height": 1000})
         widget.scroll_into_view_if_needed()
         widget.screenshot(path=PICTURES / f"{title.split(',')[0].replace(' ', '_').lower()}_{name}.png")
         assert widget.evaluate("e => e.scrollWidth <= e.clientWidth && e.getBoundingClientRect().right <= innerWidth")
+        if width >= 700:  # no table is cut
+            assert widget.locator(".mmnb-picture").evaluate("e => e.scrollWidth <= e.clientWidth")
+    stills = page.locator("[data-mmnb-still]")
+    assert stills.count() == len(WIDGETS) and not any(still.is_visible() for still in stills.all())
 
 
 def test_by_mouse_values_are_set_and_drawn(trial):

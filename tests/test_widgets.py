@@ -354,15 +354,22 @@ def test_late_pieces_of_a_dropped_reply_reach_no_later_one(state, monkeypatch, a
     state.new_chat()
 
 
-def test_a_reply_that_was_dropped_and_fails_later_is_not_said(state, brake):
+@pytest.mark.parametrize("again", [False, True])
+def test_a_reply_that_was_dropped_and_fails_later_is_not_said(state, brake, monkeypatch, again):
     brake.hold(at=2, error=RuntimeError("out of memory"))
     state.send("the sauce")
     brake.wait()
     old = state._job.thread
     state.new_chat()
+    gates = slowly(monkeypatch, state)
+    if again:
+        state.send("and a recipe")
     brake.release()
     old.join(LONG)
-    assert not old.is_alive() and (state.status, state.unsent, state.busy) == ("ready", "", False)
+    assert not old.is_alive()
+    assert (state.status, state.unsent, state.busy) == ("writing..." if again else "ready", "", again)
+    state.new_chat()
+    gates["and a recipe"].release(3)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
