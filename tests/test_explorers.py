@@ -367,6 +367,7 @@ def test_what_the_page_cannot_mean_is_said_and_answered(view, state, monkeypatch
     monkeypatch.setattr(view, "send", answers.append)
     view._handle_custom_msg(message, [])
     assert view.status.startswith("error: ") and answers == [{"heard": True}]
+    assert "Error" not in view.status  # in words, not as an exception
     assert (state.values, state.busy) == (before, False)
     json.dumps(view.get_state()["status"]).encode()
 

@@ -574,6 +574,7 @@ def test_what_the_page_cannot_mean_is_said_and_nothing_starts(view, monkeypatch,
     before = view.settings, view.messages, view.place
     view._handle_custom_msg(message, [])
     assert view.status.startswith("error: ") and heard == [{"heard": True}]
+    assert "Error" not in view.status  # in words, not as an exception
     assert (view.busy, view.settings, view.messages, view.place) == (False, *before)
     state = {name: value for name, value in view.get_state().items() if name != "layout"}
     json.dumps(state, allow_nan=False, ensure_ascii=False).encode()  # as Jupyter sends it
