@@ -2,6 +2,7 @@
 # make test    checks everything: style, units, every notebook against its committed outputs, the browser
 # make tour    runs every notebook without a browser and writes none of them
 # make app     serves the playground as a page of its own, on this machine only; open the link with the token
+#              (each open page is a kernel of about 400 MB, which ends 10 minutes after its page was closed)
 # make slides  writes a deck for each notebook to build/slides
 # make site    writes the pages and the notebooks, with contents and search, to build/site
 #

@@ -9,6 +9,7 @@ a kernel that is gone shows an error.
 """
 
 import argparse
+import re
 from pathlib import Path
 
 import nbformat
@@ -17,6 +18,7 @@ from rich.progress import track
 
 HERE = Path(__file__).resolve().parent
 STILL = "A widget, in JupyterLab: run this cell there."
+STILL_PICTURE = r'<div data-mmnb-still="\w+">(.*)</div>'
 
 
 def execute(path: Path, to: Path) -> None:
@@ -29,12 +31,24 @@ def execute(path: Path, to: Path) -> None:
         for number, cell in enumerate(track(notebook.cells, path.stem)):
             client.execute_cell(cell, number)
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            data = output.get("data", {})
-            if data.pop("application/vnd.jupyter.widget-view+json", None) and "text/html" not in data:
-                data["text/plain"] = STILL
+        if "outputs" in cell:
+            cell.outputs = without_views(cell.outputs)
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
     nbformat.write(notebook, to / path.name)
+
+
+def without_views(outputs: list) -> list:
+    """Of a widget of this package only the still picture, which comes before its view; of others a line of text."""
+    kept = []
+    for output in outputs:
+        data, before = output.get("data", {}), kept[-1].get("data", {}) if kept else {}
+        if data.pop("application/vnd.jupyter.widget-view+json", None):
+            if (still := re.fullmatch(STILL_PICTURE, before.get("text/html", ""), re.DOTALL)) is not None:
+                before["text/html"] = still[1]
+                continue
+            data["text/plain"] = STILL
+        kept.append(output)
+    return kept
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """`make app`: the playground as a page, through Voila, for whoever has the token and is on this machine."""
 
+import json
 import re
 import signal
 import socket
@@ -17,6 +18,8 @@ from test_browser import DONE, FLAGS, PICTURES, SLOW, chromium, environment, log
 from minimax_nb.workshop import free_port
 
 ROOT = Path(__file__).parents[1]
+APP = ROOT / "docs" / "app"
+IDLE = 20  # s, here: a page that is open keeps its kernel, however long it is idle
 KERNELS = "/api/kernels/0-0-0-0-0"
 WEBSOCKET = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "x"}
 
@@ -26,7 +29,8 @@ def served(tmp_path_factory):
     """(address, token, log) of the page, served by the Makefile's own line."""
     folder = tmp_path_factory.mktemp("app")
     port = free_port()
-    options = f"--port={port} --Voila.port_retries=0"
+    options = f"--port={port} --Voila.port_retries=0 --MappingKernelManager.cull_interval=1"
+    options += f" --MappingKernelManager.cull_idle_timeout={IDLE}"
     command = ["make", "-o", ".venv/lab.stamp", "app", f"RUN={sys.executable} -m", f"APP_ARGS={options}"]
     said = folder / "app.log"
     with said.open("w") as output:
@@ -97,6 +101,7 @@ def test_with_the_token_a_reply_streams_and_nothing_comes_from_elsewhere(served,
         assert page.goto(f"{address}/?token={right}", timeout=SLOW).status == 200
         widget = page.get_by_role("region", name="Chat playground")
         expect(status(widget)).to_have_text("ready")
+        expect(page.get_by_text("Chat playground, a still picture")).to_be_hidden()
         lengths = watch_length(log(widget))
         widget.get_by_label("Message").fill("How do I make pesto?")
         widget.get_by_label("Message").press("Enter")
@@ -104,7 +109,7 @@ def test_with_the_token_a_reply_streams_and_nothing_comes_from_elsewhere(served,
         assert len(lengths()) > 3 and lengths() == sorted(lengths())
         assert "basil" in log(widget).inner_text()
         widget.locator(".mmnb-token").first.click()
-        expect(widget.locator(".mmnb-words")).to_have_text("'For': the likeliest, taken without a draw")
+        expect(widget.locator(".mmnb-candidate")).to_have_text("'For': the likeliest, taken without a draw")
         assert [row[1] for row in rows(widget)][:4] == ["▶ 'For' (chosen)", "'Certainly'", "'Gladly'", "'Of'"]
         PICTURES.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=PICTURES / "app.png")
@@ -113,6 +118,39 @@ def test_with_the_token_a_reply_streams_and_nothing_comes_from_elsewhere(served,
     assert [url for url in answered if not url.startswith((address, "data:", "blob:"))] == []
     assert [url for url in refused if url.startswith(address)] == []
     assert [error for error in errors if "Content Security Policy" not in error] == []
+
+
+def test_the_kernel_of_a_closed_page_ends_and_that_of_an_open_one_does_not(served, chromium):  # noqa: F811
+    address, right, said = served
+
+    def alive() -> int:
+        return said.read_text().count("Kernel started") - len(re.findall(r"Culling '.*' kernel", said.read_text()))
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        closed, page = browser.new_page(), browser.new_page()
+        for each in (closed, page):
+            each.goto(f"{address}/?token={right}", timeout=SLOW)
+            widget = each.get_by_role("region", name="Chat playground")
+            expect(status(widget)).to_have_text("ready")
+        assert alive() >= 2
+        closed.close()
+        deadline = monotonic() + SLOW / 1000
+        while alive() > 1 and monotonic() < deadline:
+            page.wait_for_timeout(500)
+        page.wait_for_timeout(1000 * (IDLE + 5))
+        widget.get_by_role("button", name="New chat").click()
+        widget.get_by_label("Message").fill("Who are you?")
+        widget.get_by_label("Message").press("Enter")
+        expect(status(widget)).to_have_text(DONE)
+        assert alive() == 1
+        browser.close()
+
+
+def test_how_long_a_kernel_stays_is_said_as_it_is_set():
+    minutes = json.loads((APP / "voila.json").read_text())["MappingKernelManager"]["cull_idle_timeout"] / 60
+    said = f"ends {minutes:.0f} minutes after"
+    assert said in (ROOT / "Makefile").read_text() and said in (APP / "playground.ipynb").read_text()
 
 
 def watch_length(element):

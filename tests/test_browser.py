@@ -319,7 +319,7 @@ def test_by_keyboard_alone(page, widget, hold):
 def test_a_wrong_setting_is_said_and_the_message_comes_back(page, widget):
     widget.get_by_label("Top-k").fill("-1")
     widget.get_by_label("Message").fill("How do I make pesto?")
-    words = "error: Top-k is -1: give a whole number from 0 on"
+    words = "error: Top-k is -1: give a whole number from 0 to 10,240,000"
     expect(status(widget)).to_have_text(words)
     widget.get_by_role("button", name="Send").click()
     expect(widget.get_by_label("Message")).to_have_value("How do I make pesto?")
@@ -332,7 +332,7 @@ def test_by_mouse_a_token_shows_its_candidates(page, widget):
         widget.get_by_label(label).fill(value)
         widget.get_by_label(label).blur()
     reply = asked(widget, "How do I make mayonnaise?")
-    words = widget.locator(".mmnb-words")
+    words = widget.locator(".mmnb-candidate")
     expect(words).to_have_text(re.compile(r"^<end_of_sentence>: drawn, number 1 of the 6 that were kept$"))
     widget.locator(".mmnb-token").first.click()
     first = widget.locator(".mmnb-token").first.inner_text()
@@ -358,7 +358,9 @@ def test_by_keyboard_tokens_are_walked_and_the_focus_stays(page, widget, hold):
         page.keyboard.press(key)
         expect(tokens.nth(place)).to_have_class(re.compile("mmnb-chosen"))
         text = tokens.nth(place).text_content()
-        expect(widget.locator(".mmnb-words")).to_contain_text(f"'{text}': the" if text else "<end_of_sentence>: the")
+        expect(widget.locator(".mmnb-candidate")).to_contain_text(
+            f"'{text}': the" if text else "<end_of_sentence>: the"
+        )
         expect(slider).to_have_attribute("aria-valuetext", re.compile(f"^{place + 1} of {tokens.count()} "))
     hold.touch()
     widget.get_by_role("button", name="Regenerate").click()

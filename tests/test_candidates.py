@@ -9,7 +9,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from minimax_nb.widgets.playground.candidates import COUNT, Candidate, Step, described, name, step
+from minimax_nb.widgets.playground.candidates import COUNT, Candidate, Draw, describe, draw, name
 from minimax_nb.widgets.playground.state import Playground
 
 torch.set_num_threads(1)
@@ -55,8 +55,8 @@ def say(state, *texts: str) -> None:
         assert not state.status.startswith("error"), state.status
 
 
-def steps(state) -> list[Step]:
-    return [step for reply in state._written for step in reply._steps]
+def draws(state) -> list[Draw]:
+    return [draw for reply in state._written for draw in reply._draws]
 
 
 def looked_at(state, place: int) -> dict:
@@ -79,9 +79,9 @@ def test_probabilities_are_those_drawn_from(loaded, state):
     for setting, value in HOT.items():
         state.set(setting, value)
     say(state, "the sauce", "and a recipe")
-    ids, all_steps = state._chat.ids, steps(state)
+    ids, all_draws = state._chat.ids, draws(state)
     starts = [len(ids) - 12 + at for at in range(12)]  # of the second reply, which a kept cache has computed
-    for start, got in zip(starts, all_steps[12:], strict=True):
+    for start, got in zip(starts, all_draws[12:], strict=True):
         scores, logits = anew(loaded[0], ids[:start], HOT)
         assert (got.id, got.kept, got.vocabulary) == (ids[start], scores.isfinite().sum(), len(scores))
         (chosen,) = [each for each in got.candidates if each.id == got.id]
@@ -97,10 +97,10 @@ def test_probabilities_are_those_drawn_from(loaded, state):
 
 def test_a_rare_token_is_shown_beyond_the_likeliest(loaded):
     scores = torch.arange(20.0, 0, -1)[None]
-    got = step(torch.tensor([[14]]), scores, scores)
+    got = draw(torch.tensor([[14]]), scores, scores)
     assert (got.id, got.kept, len(got.candidates)) == (14, 20, COUNT + 1)
     assert [each.id for each in got.candidates] == [*range(COUNT), 14]
-    rows = described(got, loaded[1], [], sampled=True)["rows"]
+    rows = describe(got, loaded[1], [], sampled=True)["rows"]
     assert [row["rank"] for row in rows] == [*map(str, range(1, COUNT + 1)), "15"]
     assert [row["chosen"] for row in rows] == [False] * COUNT + [True]
     assert rows[-1]["figures"] == ["<0.001", "<0.001"] and rows[0]["figures"] == ["0.632", "0.632"]
@@ -111,23 +111,23 @@ def test_the_models_own_first_is_shown_wherever_the_settings_have_put_it(loaded,
     logits = torch.arange(20.0, 0, -1)[None]
     scores = logits.clone()
     scores[0, 0] = LOW if cut else 2.5  # as a penalty does, with or without a cut
-    got = step(torch.tensor([[14]]), scores, logits)
+    got = draw(torch.tensor([[14]]), scores, logits)
     assert [(each.id, each.rank) for each in got.candidates[COUNT:]] == [(14, 14), (0, None if cut else 18)]
-    rows = described(got, loaded[1], [], sampled=True)["rows"]
+    rows = describe(got, loaded[1], [], sampled=True)["rows"]
     assert rows[-1]["figures"] == ["cut" if cut else "<0.001", "0.632"]
-    again = step(torch.tensor([[0]]), scores.index_fill(1, torch.tensor([0]), 2.5), logits)
+    again = draw(torch.tensor([[0]]), scores.index_fill(1, torch.tensor([0]), 2.5), logits)
     assert [each.id for each in again.candidates[COUNT:]] == [0]
 
 
-def test_what_was_cut_is_told_and_follows_by_the_models_own_probability(loaded):
+def test_what_was_cut_is_said_and_follows_by_the_models_own_probability(loaded):
     logits = torch.arange(20.0, 0, -1)[None]
     scores = logits.clone().index_fill(1, torch.tensor([i for i in range(20) if i not in (2, 9)]), LOW)
-    got = step(torch.tensor([[9]]), scores, logits)
+    got = draw(torch.tensor([[9]]), scores, logits)
     assert [each.id for each in got.candidates] == [2, 9, 0, 1, 3, 4, 5, 6]
-    told = described(got, loaded[1], [], sampled=True)
-    assert [row["figures"][0] for row in told["rows"]] == ["0.999", "0.001"] + ["cut"] * 6
-    assert [row["rank"] for row in told["rows"]] == ["1", "2"] + ["-"] * 6
-    assert told["words"].endswith(": drawn, number 2 of the 2 that were kept")
+    found = describe(got, loaded[1], [], sampled=True)
+    assert [row["figures"][0] for row in found["rows"]] == ["0.999", "0.001"] + ["cut"] * 6
+    assert [row["rank"] for row in found["rows"]] == ["1", "2"] + ["-"] * 6
+    assert found["title"].endswith(": drawn, number 2 of the 2 that were kept")
 
 
 @pytest.mark.parametrize(
@@ -142,8 +142,8 @@ def test_what_was_cut_is_told_and_follows_by_the_models_own_probability(loaded):
 def test_the_draw_in_words(loaded, kept, sampled, words):
     tokenizer = loaded[1]
     token = tokenizer("the").input_ids[0]
-    got = Step(token, kept, 300, [Candidate(token, 1, 0.5, 0.25)])
-    assert described(got, tokenizer, [], sampled)["words"] == f"{tokenizer.decode([token])!r}: {words}"
+    got = Draw(token, kept, 300, [Candidate(token, 1, 0.5, 0.25)])
+    assert describe(got, tokenizer, [], sampled)["title"] == f"{tokenizer.decode([token])!r}: {words}"
 
 
 def test_half_a_character_is_bytes_and_the_half_that_completes_it_says_so(loaded):
@@ -159,13 +159,13 @@ def test_half_a_character_is_bytes_and_the_half_that_completes_it_says_so(loaded
 def test_the_tokens_of_a_reply_are_its_text(state, script):
     ids = script("ab🥚\nc")
     say(state, "the sauce")
-    assert steps(state)[0].id == ids[0] and len(ids) == 9
+    assert draws(state)[0].id == ids[0] and len(ids) == 9
     parts = [["a", ""], ["b", ""], ["", "·"], ["", "·"], ["", "·"], ["🥚", ""], ["\n", "↵"], ["c", ""], ["", "end"]]
     assert [[*token] for token in state.tokens[0]] == parts
     assert "".join(text for text, _ in state.tokens[0]) == state.messages[-1]["content"]
-    assert looked_at(state, 2)["words"].startswith("byte F0, part of a character: ")
-    assert looked_at(state, 5)["words"].startswith("byte 9A, makes '🥚': ")
-    assert looked_at(state, 6)["words"].startswith(r"'\n': ")
+    assert looked_at(state, 2)["title"].startswith("byte F0, part of a character: ")
+    assert looked_at(state, 5)["title"].startswith("byte 9A, makes '🥚': ")
+    assert looked_at(state, 6)["title"].startswith(r"'\n': ")
 
 
 def test_one_looks_at_the_last_token_until_one_looks_at_another(state):
@@ -178,7 +178,7 @@ def test_one_looks_at_the_last_token_until_one_looks_at_another(state):
     for place in (0, 11, 12):
         looked = looked_at(state, place)
         assert (looked["place"], len(looked["rows"])) == (place, COUNT)
-        assert looked["words"].startswith(name(steps(state)[place].id, state._chat.tokenizer, []).split(",")[0])
+        assert looked["title"].startswith(name(draws(state)[place].id, state._chat.tokenizer, []).split(",")[0])
     say(state, "mustard")
     assert state.candidates["place"] == 35
     state.look(99)  # of a reply that has just gone
@@ -190,8 +190,8 @@ def test_one_looks_at_the_last_token_until_one_looks_at_another(state):
 def test_another_reply_has_its_own_candidates(state):
     state.set("temperature", 1.5)
     say(state, "the sauce", "and a recipe")
-    kept, old = steps(state)[:12], steps(state)[12:]
+    kept, old = draws(state)[:12], draws(state)[12:]
     state.regenerate()
     state.wait(LONG)
-    assert steps(state)[:12] == kept and steps(state)[12:] != old and len(steps(state)) == 24
-    assert [step.id for step in steps(state)[12:]] == state._chat.ids[-12:]
+    assert draws(state)[:12] == kept and draws(state)[12:] != old and len(draws(state)) == 24
+    assert [draw.id for draw in draws(state)[12:]] == state._chat.ids[-12:]

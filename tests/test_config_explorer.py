@@ -85,7 +85,7 @@ def test_notebook_02_says_what_is_measured(measured):
     rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
     assert [row[0] for row in rows] == list(names)
     for name, *figures, number in rows:
-        assert measured[names[name]].shown() == [*figures, f"Your order number is {number}."]
+        assert measured[names[name]].cells() == [*figures, f"Your order number is {number}."]
 
 
 def test_the_weights_that_are_not_found_are_the_same_each_time(state):
@@ -180,7 +180,7 @@ def test_the_right_one_comes_first_and_nothing_is_measured_twice(state, monkeypa
         state.start()
         state.wait(LONG)
     assert asked == list(state.measured) == [(), ROTATION, ("mlp",)]
-    assert state._found()[:2] == [
+    assert state._results()[:2] == [
         ["all on", "< 0.001%", "2", "a <b>reply</b>"],
         ["without rope_parameters, rows of q and k", "50%", "4", "a <b>reply</b>"],
     ]

@@ -113,8 +113,8 @@ def test_the_most_and_the_least_used_are_said(loaded, experts):
     (most, often), (least, seldom) = count.most_common()[0], count.most_common()[-1]
     words = f"Layer 1: expert {most} most, {often} of {tokens} times ({100 * often / tokens:.0f} %), "
     words += f"expert {least} least, {seldom} ({100 * seldom / tokens:.0f} %)."
-    assert len(count) == 4 and words in experts.words() and words in experts.picture
-    assert "Each token takes 2 of 4 experts, so 50 % each would be even." in experts.words()
+    assert len(count) == 4 and words in experts.text and words in experts.picture
+    assert "Each token takes 2 of 4 experts, so 50 % each would be even." in experts.text
 
 
 def test_a_draw_is_said_to_be_one():
@@ -127,7 +127,7 @@ def test_each_token_has_both_its_experts_and_their_weights(experts):
         experts.set("layer", layer)
         told = [f"{a}: {100 * v:.0f} %, {b}: {100 * w:.0f} %" for (a, v), (b, w) in experts.record.layers[layer]]
         assert notes(experts.picture) == told
-        assert all(f"({note})" in experts.words() for note in told)
+        assert all(f"({note})" in experts.text for note in told)
 
 
 def test_another_layer_is_drawn_without_the_model(loaded, experts):
@@ -136,12 +136,12 @@ def test_another_layer_is_drawn_without_the_model(loaded, experts):
     with watched({loaded[0]: lambda *_: passes.append(1)}):
         experts.set("layer", 4)
     assert experts.picture != first and passes == []
-    assert experts.status.startswith("Layer 4: expert ") and experts.status in experts.words()
+    assert experts.status.startswith("Layer 4: expert ") and experts.status in experts.text
 
 
 def test_before_the_first_reply_it_says_what_there_will_be(experts):
-    assert "In each layer a token goes through 2 of 4 experts." in experts.words()
-    assert "Nothing was read yet" in experts.picture
+    assert "In each layer a token goes through 2 of 4 experts." in experts.text
+    assert "has read nothing yet" in experts.picture
 
 
 # Stop, errors, other threads
@@ -176,10 +176,10 @@ def test_a_reset_while_it_writes_is_not_undone_by_what_comes_later(loaded, exper
     before = hooks(loaded[0])
     at_step(experts, 3, experts.reset)
     experts.start()
-    thread = experts._thread
+    thread = experts._job.thread
     thread.join(LONG)
     assert not thread.is_alive() and not experts.busy and hooks(loaded[0]) == before
-    assert experts.record.ids == [] and experts.status == "ready" and "Nothing was read yet" in experts.picture
+    assert experts.record.ids == [] and experts.status == "ready" and "has read nothing yet" in experts.picture
 
 
 def test_what_other_cells_do_with_the_model_is_not_recorded(loaded, experts):
@@ -206,14 +206,14 @@ def test_an_empty_message_is_refused_and_the_picture_stays(experts):
     run(experts)
     before = experts.picture
     experts.set("message", " ")
-    assert run(experts) == "error: ValueError: the message is empty: say something" and experts.picture == before
+    assert run(experts) == "error: the message is empty: say something" and experts.picture == before
 
 
 def test_of_a_long_conversation_the_end_is_drawn(experts, monkeypatch):
     monkeypatch.setattr(experts_state, "MOST", 5)
     run(experts)
     assert len(notes(experts.picture)) == 5
-    assert f"Of {len(experts.record.ids)} tokens the last 5 are shown." in experts.words()
+    assert f"Of {len(experts.record.ids)} tokens the last 5 are shown." in experts.text
 
 
 def test_reset(experts):
@@ -241,7 +241,7 @@ def test_the_widget(loaded):
     assert "Layer 2: expert " in view.as_text() and len(notes(view.as_html())) > 12
 
 
-# What notebook 03 says of the twin
+# What notebook 03 says of the demo
 
 
 def test_in_one_conversation_each_layer_has_a_favourite(twin, monkeypatch):

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import re
 import sys
 import threading
@@ -23,6 +24,13 @@ from minimax_nb.widgets.explorers.view import ExplorerView
 from minimax_nb.widgets.markup import bar, table
 
 FOLDER = Path(explorer_view.__file__).parent
+NONSENSE = [
+    *[None, 3, "set", [], {}, {"do": None}, {"do": ["set"]}, {"do": "dance"}, {"do": "_end"}, {"do": "set"}],
+    *[{"do": "set", "name": name, "value": 1} for name in (None, 3, {}, "\ud83e", "nothing")],
+    *[{"do": "set", "name": "side", "value": value} for value in (inf, -inf, nan, 10**400, "4", None, [], {}, True)],
+    *[{"do": "set", "name": "name", "value": value} for value in ("\ud83e", "a\udd5a", 3, inf, None, ["a"])],
+    *[{"do": "set", "name": name, "value": inf} for name in ("half", "size", "filled")],
+]
 LONG = 60  # s, for waits that end at once unless something is broken
 
 
@@ -32,7 +40,7 @@ class Squares(Explorer):
     title, hint, action = "Squares <i>", "Draws.", "Count"
     controls = (
         Control("side", "Side", 3, low=1, high=9),
-        Control("half", "Half", 0.5, low=0, step=0.5),
+        Control("half", "Half", 0.5, low=0, high=1000, step=0.5),
         Control("name", "Name", "a"),
         Control("size", "Size", "small", options=("small", "large")),
         Control("filled", "Filled", True),
@@ -47,7 +55,7 @@ class Squares(Explorer):
             raise ValueError("no such\nsquare")
         return table(["name", "area"], [[self.values["name"], str(self.values["side"] ** 2)]]) + f"<p>{self.kept}</p>"
 
-    def words(self):
+    def describe(self):
         return f"{self.values['name']}: {self.values['side'] ** 2}, {self.kept}"
 
     def run(self):
@@ -56,8 +64,8 @@ class Squares(Explorer):
             assert self.go.acquire(timeout=LONG)
             yield news
 
-    def keep(self, found):
-        self.kept = found
+    def keep(self, result):
+        self.kept = result
 
     def forget(self):
         self.kept = None
@@ -97,7 +105,7 @@ def test_kinds_of_controls():
 
 @pytest.mark.parametrize(
     "name, value",
-    [("side", 9), ("side", 4.0), ("half", 1.5), ("half", 1e9), ("name", ""), ("size", "large"), ("filled", False)],
+    [("side", 9), ("side", 4.0), ("half", 1.5), ("half", 1000), ("name", ""), ("size", "large"), ("filled", False)],
 )
 def test_a_right_value_is_taken_and_drawn(state, name, value):
     drawn = []
@@ -118,16 +126,18 @@ def test_the_picture_follows_the_values(state):
     [
         ("side", 10, "Side is 10: give a whole number from 1 to 9"),
         ("side", 2.5, "Side is 2.5: give a whole number from 1 to 9"),
-        ("side", "4", "Side is 4: give a whole number from 1 to 9"),
+        ("side", "4", "Side is '4': give a whole number from 1 to 9"),
         ("side", True, "Side is True: give a whole number from 1 to 9"),
-        ("half", -1, "Half is -1: give a number from 0 on"),
-        ("half", None, "Half is empty: give a number from 0 on"),
-        ("half", nan, "Half is nan: give a number from 0 on"),
-        ("half", inf, "Half is inf: give a number from 0 on"),
+        ("half", -1, "Half is -1: give a number from 0 to 1,000"),
+        ("half", None, "Half is empty: give a number from 0 to 1,000"),
+        ("half", nan, "Half is nan: give a number from 0 to 1,000"),
+        ("half", inf, "Half is inf: give a number from 0 to 1,000"),
         ("name", None, "Name cannot be None"),
         ("size", "huge", "Size cannot be 'huge'"),
         ("filled", 1, "Filled cannot be 1"),
-        ("nothing", 1, "nothing is called nothing"),
+        ("name", "\ud83e", "Name holds half of a character, which cannot be read: type it again"),
+        ("nothing", 1, "nothing is called 'nothing'"),
+        (["side"], 1, "nothing is called ['side']"),
     ],
 )
 def test_a_wrong_value_is_told_and_not_taken(state, name, value, words):
@@ -136,6 +146,11 @@ def test_a_wrong_value_is_told_and_not_taken(state, name, value, words):
     assert state.status == f"error: {words}" and (state.values, state.picture) == before
     state.set("side", 5)
     assert state.status == "ready"
+
+
+def test_a_number_that_python_writes_out_nowhere_is_refused_in_words(state):
+    state.set("side", 10**5000)
+    assert state.status == "error: Side is too long a number: give a whole number from 1 to 9"
 
 
 def test_reset_brings_back_the_start(state):
@@ -148,7 +163,7 @@ def test_reset_brings_back_the_start(state):
 
 def test_an_error_while_drawing_is_told_and_leaves_no_old_picture(state):
     state.set("name", "broken")
-    assert (state.status, state.picture, state.text) == ("error: ValueError: no such", "", "")
+    assert (state.status, state.picture, state.text) == ("error: no such", "", "")
     state.set("name", "whole")
     assert state.status == "ready" and "whole" in state.picture
 
@@ -160,7 +175,7 @@ def test_what_a_reader_types_is_escaped(state):
 
 
 def test_a_table_has_rows_and_columns_that_are_named():
-    made = table(["<a>", "b"], [["one\ntwo", "[3]"]], caption="c & d", words=True)
+    made = table(["<a>", "b"], [["one\ntwo", "[3]"]], caption="c & d", prose=True)
     assert '<th scope="col">&lt;a&gt;</th>' in made and '<th scope="row">one<br>two</th><td><b>[3]</b></td>' in made
     assert "<caption>c &amp; d</caption>" in made and 'class="mmnb-prose"' in made
     assert "class" not in table(["a"], [])
@@ -201,9 +216,9 @@ def test_values_can_be_changed_meanwhile(state):
 
 def test_work_is_done_once_at_a_time(state):
     state.start()
-    thread = state._thread
+    thread = state._job.thread
     state.start()
-    assert state.status == "still at work: press Stop first" and state._thread is thread
+    assert state.status == "still at work: press Stop first" and state._job.thread is thread
     state.step(3)
     state.wait(LONG)
     assert state.status == "done"
@@ -253,7 +268,7 @@ def test_an_error_at_work_is_told():
 def test_reset_lets_go_of_work_and_what_it_finds_later(state):
     state.start()
     state.step(2)
-    old = state._thread
+    old = state._job.thread
     state.set("side", 7)
     state.reset()
     now = state.status, state.busy, state.kept, state.picture, state.values
@@ -267,7 +282,7 @@ def test_reset_lets_go_of_work_and_what_it_finds_later(state):
 def test_old_work_fails_unseen():
     state = Broken()
     state.start()
-    old = state._thread
+    old = state._job.thread
     state.step()
     state.reset()
     state.go.release()
@@ -277,11 +292,11 @@ def test_old_work_fails_unseen():
 
 def test_old_work_neither_ends_nor_stops_what_was_started_after_a_reset(state):
     state.start()
-    old = state._thread
+    old = state._job.thread
     state.stand()
     state.reset()
     state.start()
-    new = state._thread
+    new = state._job.thread
     state.stand()
     state.go.release(4)
     old.join(LONG)
@@ -290,8 +305,28 @@ def test_old_work_neither_ends_nor_stops_what_was_started_after_a_reset(state):
     assert (state.status, state.busy, state.kept) == ("done", False, 3)
 
 
-def test_the_words_after_a_change_are_the_explorers_own(state):
-    state.told = lambda: f"area {state.values['side'] ** 2}"
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_page_that_is_gone_leaves_no_explorer_busy_for_good(state):
+    def gone():
+        raise OSError("the page is gone")
+
+    state.changed = gone
+    with pytest.raises(OSError):
+        state.start()
+    thread = state._job.thread
+    state.go.release(3)
+    thread.join(LONG)
+    assert not state.busy
+    state.changed = lambda: None
+    state.reached, state.go = threading.Semaphore(0), threading.Semaphore(0)
+    state.start()
+    state.step(3)
+    state.wait(LONG)
+    assert state.status == "done"
+
+
+def test_the_status_after_a_change_is_the_explorers_own(state):
+    state.summary = lambda: f"area {state.values['side'] ** 2}"
     state.set("side", 2)
     assert state.status == "area 4"
 
@@ -323,15 +358,18 @@ def test_the_page_asks_and_is_told(view, state, monkeypatch):
     assert (view.busy, view.status) == (False, "stopped")
     ask(view, "reset")
     assert (view.values["side"], view.status) == (3, "ready")
-    assert answers == [{"heard": do} for do in ("set", "start", "stop", "reset")]
+    assert answers == [{"heard": True}] * 4
 
 
-def test_the_page_is_answered_even_where_it_asks_for_nonsense(view, monkeypatch):
-    answers = []
+@pytest.mark.parametrize("message", NONSENSE, ids=range(len(NONSENSE)))
+def test_what_the_page_cannot_mean_is_said_and_answered(view, state, monkeypatch, message):
+    answers, before = [], state.values
     monkeypatch.setattr(view, "send", answers.append)
-    with pytest.raises(KeyError):
-        view._hear({"do": "dance"})
-    assert answers == [{"heard": "dance"}]
+    view._handle_custom_msg(message, [])
+    assert view.status.startswith("error: ") and answers == [{"heard": True}]
+    assert "Error" not in view.status  # in words, not as an exception
+    assert (state.values, state.busy) == (before, False)
+    json.dumps(view.get_state()["status"]).encode()
 
 
 def test_a_page_never_sees_half_of_a_change(view, state, monkeypatch):
@@ -351,7 +389,8 @@ def test_the_page_and_the_widget_use_the_same_names(view):
     page = (FOLDER / "explorer.js").read_text(encoding="utf-8")
     read = set(re.findall(r'model\.get\("(\w+)"\)', page))
     assert len(read) > 5 and read <= set(view.trait_names(sync=True))
-    assert set(re.findall(r'\bask\("(\w+)"', page)) == set(explorer_view.ACTIONS)
+    shared = (FOLDER.parent / "page.js").read_text(encoding="utf-8")
+    assert set(re.findall(r'\bask\("(\w+)"', page + shared)) == set(view.actions)
 
 
 def test_a_still_picture_has_the_values_and_the_picture(view, state):
@@ -366,8 +405,8 @@ def test_a_still_picture_has_the_values_and_the_picture(view, state):
 
 def test_a_still_picture_tells_what_went_wrong(view, state):
     state.set("name", "broken")
-    assert "Status: error: ValueError: no such" in view.as_text()
-    assert "<p>Status: error: ValueError: no such</p>" in view.as_html()
+    assert "Status: error: no such" in view.as_text()
+    assert "<p>Status: error: no such</p>" in view.as_html()
 
 
 def test_a_printed_notebook_shows_the_still_picture(view):
@@ -433,11 +472,33 @@ def test_one_tile_is_held_at_a_time(step):
 
 def test_numbers_on_the_chip_do_not_grow_with_the_text():
     """4 scores, and of each of 2 queries the largest, the sum and 2 numbers of the output."""
-    assert (
-        f": {TILE * TILE + TILE * (2 + DIMS)} numbers, however long" in Stepper().text
-        and "12 numbers" in Stepper().text
-    )
-    assert "Plain softmax writes 64 scores" in Stepper().text
+    state = Stepper()
+    assert state.text == ""  # before the first step nothing is held, and no answer is given away
+    for step in range(1, len(TILES) + 1):
+        state.set("step", step)
+        assert ": 12 numbers, however long" in state.text and TILE * TILE + TILE * (2 + DIMS) == 12
+        assert "Plain softmax writes 64 scores" in state.text
+
+
+@pytest.mark.parametrize("step", range(1, len(TILES) + 1))
+def test_the_shrink_factor_is_that_of_the_largest_scores(step):
+    """exp(old largest - new largest), from the scores themselves, in the table and in words."""
+    state = Stepper()
+    state.set("step", step)
+    top, left = TILES[step - 1]
+    for query in range(top, top + TILE):
+        scores = state.scores()[query]
+        seen, new = scores[:left], scores[left : min(left + TILE, query + 1)]
+        cells = re.findall(r"<td>(.*?)</td>", state.picture.split("<tr>")[query + 2])
+        if not seen:
+            assert cells[TOKENS + 1] == "" and f"Query {query} meets its first tile" in state.text
+            continue
+        factor = math.exp(max(seen) - max(seen + new))
+        assert cells[TOKENS + 1] == f"{factor:.2f}"
+        grown = f"exp({max(seen):z.1f} - {max(new):z.1f}) = {factor:.3g}." in state.text
+        assert grown if factor < 1 else f"Query {query} meets no score above {max(seen):z.1f}," in state.text
+    others = [query for query in range(TOKENS) if query not in range(top, top + TILE)]
+    assert all(re.findall(r"<td>(.*?)</td>", state.picture.split("<tr>")[q + 2])[TOKENS + 1] == "" for q in others)
 
 
 def test_the_stepper_says_which_tile_it_is_at():

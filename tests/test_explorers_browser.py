@@ -58,7 +58,7 @@ class Trial(Explorer):
     title, hint, action = "Trial", "Draws slowly.", "Count"
     controls = (
         Control("side", "Side", 3, low=1, high=60),
-        Control("half", "Half", 0.5, low=0, step=0.5),
+        Control("half", "Half", 0.5, low=0, high=1000, step=0.5),
         Control("name", "Name", "a"),
         Control("size", "Size", "small", options=("small", "large")),
         Control("filled", "Filled", True),
@@ -75,7 +75,7 @@ class Trial(Explorer):
         wide = "&nbsp;" * 300 if self.values["size"] == "large" else ""
         return f"<p>area {side ** 2}, drawn {self.drawn}{wide}</p>" + "".join(sides)
 
-    def words(self):
+    def describe(self):
         return "a square"
 
     def run(self):
@@ -168,11 +168,15 @@ def test_every_control_has_a_name_and_all_fits(page, title):
     controls = re.findall(r"- (checkbox|slider|combobox|textbox|spinbutton|button)\b(.*)", tree)
     assert len(controls) == widget.locator("input, select, button").count()
     assert [kind for kind, rest in controls if not re.match(' "[^"]+"', rest)] == []
-    for name, width in {"wide": 1200, "narrow": 390}.items():
+    for name, width in {"wide": 1440, "half": 700, "narrow": 390}.items():
         page.set_viewport_size({"width": width, "height": 1000})
         widget.scroll_into_view_if_needed()
         widget.screenshot(path=PICTURES / f"{title.split(',')[0].replace(' ', '_').lower()}_{name}.png")
         assert widget.evaluate("e => e.scrollWidth <= e.clientWidth && e.getBoundingClientRect().right <= innerWidth")
+        if width >= 700:  # no table is cut
+            assert widget.locator(".mmnb-picture").evaluate("e => e.scrollWidth <= e.clientWidth")
+    stills = page.locator("[data-mmnb-still]")
+    assert stills.count() == len(WIDGETS) and not any(still.is_visible() for still in stills.all())
 
 
 def test_by_mouse_values_are_set_and_drawn(trial):
@@ -196,7 +200,7 @@ def test_a_wrong_value_is_told_and_stays_to_be_mended(trial):
     half = trial.get_by_label("Half")
     half.fill("-1")
     half.blur()
-    expect(status(trial)).to_have_text("error: Half is -1: give a number from 0 on")
+    expect(status(trial)).to_have_text("error: Half is -1: give a number from 0 to 1,000")
     expect(half).to_have_value("-1")
     trial.get_by_role("button", name="Reset").click()
     expect(status(trial)).to_have_text("ready")
@@ -206,7 +210,7 @@ def test_a_wrong_value_is_told_and_stays_to_be_mended(trial):
 def test_an_error_while_drawing_is_told(trial):
     trial.get_by_label("Name").fill("broken")
     trial.get_by_label("Name").press("Enter")
-    expect(status(trial)).to_have_text("error: ValueError: no such square")
+    expect(status(trial)).to_have_text("error: no such square")
     expect(trial.locator(".mmnb-picture")).to_be_empty()
 
 
@@ -372,12 +376,12 @@ def test_a_head_forgets_and_another_does_not(page):
     keep(page, memory, "head_memory")
     memory.get_by_label("Head").focus()
     page.keyboard.press("ArrowRight")
-    expect(memory).to_contain_text("Layer 20, head 26: half of a token is left after 9.6 tokens.")
+    expect(memory).to_contain_text("Layer 20, head 26: its memory of a token has halved after 9.6 more tokens.")
     memory.get_by_label("Layer").fill("7")
-    expect(memory).to_contain_text("a softmax layer, without decay")
+    expect(memory).to_contain_text("softmax attention, which has no decay")
     memory.get_by_label("Text").fill("<script>alert(1)</script>")
     memory.get_by_label("Text").press("Enter")
-    expect(memory).to_contain_text("All 21 tokens are there.")
+    expect(memory).to_contain_text("All 21 tokens are kept.")
     assert memory.locator("script").count() == 0
 
 
@@ -394,7 +398,7 @@ def test_q_and_k_find_the_word(page):
 
 def test_experts_of_a_reply(page):
     experts = region(page, "Which experts wrote it")
-    expect(experts).to_contain_text("Nothing was read yet.")
+    expect(experts).to_contain_text("The model has read nothing yet")
     experts.get_by_role("button", name="Reply").click()
     expect(status(experts)).to_have_text("done")
     expect(experts).to_contain_text("Layer 4: expert 2 most, 61 of 84 times (73 %), expert 1 least, 35 (42 %).")

@@ -38,7 +38,7 @@ def own(loaded):
 def choose(memory, layer: int, head: int, **more):
     for name, value in {"layer": layer, "head": head, **more}.items():
         memory.set(name, value)
-    assert memory.status in memory.words() and not memory.status.startswith("error")
+    assert memory.status in memory.text and not memory.status.startswith("error")
     return memory
 
 
@@ -63,20 +63,20 @@ def test_shares_follow_the_formula(memory, layer, head):
 
 def test_a_model_has_the_slopes_of_its_own_sizes(own):
     assert choose(own, 2, 1).slope == pytest.approx(slope(2, 1, layers=5, heads=4), rel=1e-6)
-    assert "Of 16 heads, " in own.words()
+    assert "Of 16 heads, " in own.text
 
 
 def test_the_place_among_all_heads(memory):
     further = sum(slope(*other) < slope(40, 47) for other in REAL)
-    assert f"Of 4,480 heads, {further:,} see further." in choose(memory, 40, 47).words()
-    assert "Of 4,480 heads, 0 see further." in choose(memory, 78, 63).words()
-    assert "Of 4,480 heads, 4,479 see further." in choose(memory, 0, 0).words()
+    assert f"Of 4,480 heads, {further:,} see further." in choose(memory, 40, 47).text
+    assert "Of 4,480 heads, 0 see further." in choose(memory, 78, 63).text
+    assert "Of 4,480 heads, 4,479 see further." in choose(memory, 0, 0).text
 
 
 def test_the_answer_of_the_notebook(memory):
     far = [at for at in REAL if log(2) / slope(*at) >= 1000]
     assert min(far) == (65, 63)
-    assert f"after {log(2) / slope(65, 63):,.0f} tokens" in choose(memory, 65, 63).words()
+    assert f"after {log(2) / slope(65, 63):,.0f} more tokens" in choose(memory, 65, 63).text
 
 
 def test_what_is_forgotten_is_said_in_words(memory):
@@ -85,23 +85,23 @@ def test_what_is_forgotten_is_said_in_words(memory):
     kept = [exp(-slope(0, 7) * distance) for distance in range(len(ids))]
     gone = sum(share < 0.01 for share in kept)
     assert 0 < gone < len(ids)
-    assert f'Below 1 %, marked "gone": {gone} of {len(ids)} tokens.' in memory.words()
+    assert f'Below 1 %, marked "gone": {gone} of {len(ids)} tokens.' in memory.text
     assert memory.status == f'Below 1 %, marked "gone": {gone} of {len(ids)} tokens'
     assert notes(memory.picture).count("gone") == gone and notes(memory.picture).count("100 %") == 1
 
 
 def test_a_slow_head_has_its_half_beyond_the_text(memory):
-    words = choose(memory, 78, 63).words()
+    words = choose(memory, 78, 63).text
     beyond = log(2) / slope(78, 63) - (len(memory.ids()) - 1)
-    assert f"The half lies {beyond:,.0f} tokens before the first token of this text. No token is below 1 %." in words
-    assert "The half lies" not in choose(memory, 20, 25).words()
+    assert f"stood {beyond:,.0f} tokens before the first one of this text. No token is below 1 %." in words
+    assert "before the first one" not in choose(memory, 20, 25).text
 
 
 def test_softmax_layers_have_no_decay(memory):
     without = [layer for layer in range(80) if choose(memory, layer, 3).slope is None]
     assert without == list(range(7, 80, 8))
     choose(memory, 7, 3)
-    assert "Layer 7, head 3: a softmax layer, without decay." in memory.words()
+    assert "Layer 7, head 3: softmax attention, which has no decay." in memory.text
     assert notes(memory.picture) == ["kept"] * len(memory.ids())
 
 
@@ -133,8 +133,8 @@ def test_weights_are_shares_of_the_largest_with_their_sign(loaded, own):
     assert torch.allclose(shares.double(), decayed / decayed.abs().max(), atol=1e-5)
     assert shares.abs().max() == 1 and (shares < 0).any()
     back = len(ids) - 1 - int(shares.abs().argmax())
-    assert f", {back} back from the last token; the figures are shares of it." in own.words()
-    assert "gone" not in own.words()
+    assert f", {back} back from the last token; the figures are shares of it." in own.text
+    assert "gone" not in own.text
 
 
 def test_one_forward_pass_serves_all_heads_until_the_text_changes(loaded, own):
@@ -177,26 +177,32 @@ def test_text_is_escaped(memory):
     assert "<script" not in memory.picture and "&lt;" in memory.picture and "&amp;" in memory.picture
 
 
+def test_the_sentence_about_the_largest_weight_is_escaped(own):
+    choose(own, 2, 1, weight=QK, text="<")
+    assert 'The largest weight is on "<", 0 back' in own.text
+    assert own.picture.endswith("</p>") and "The largest weight is on &quot;&lt;&quot;, 0 back" in own.picture
+
+
 @pytest.mark.parametrize("weight", [DECAY, QK])
 def test_no_text_and_little_text(own, weight):
     choose(own, 1, 0, weight=weight, text="")
-    assert "There is no text: type a sentence." in own.words() and "There is no text" in own.picture
+    assert "There is no text: type a sentence." in own.text and "There is no text" in own.picture
     choose(own, 1, 0, text=" ")
-    assert "␣ (" in own.words()
+    assert "␣ (" in own.text
 
 
 def test_a_long_text_is_cut_and_that_is_said(memory):
     memory.set("text", "one two " * MOST)
     assert len(memory.ids()) == MOST == len(notes(memory.picture))
-    assert f"Longer texts are cut to their last {MOST} tokens." in memory.words()
+    assert f"Longer texts are cut to their last {MOST} tokens." in memory.text
     memory.reset()
-    assert "cut" not in memory.words() and memory.values["text"] == TEXT
+    assert "cut" not in memory.text and memory.values["text"] == TEXT
 
 
 def test_the_picture_and_the_words_say_the_same(own):
     for weight in (DECAY, QK):
         choose(own, 2, 1, weight=weight)
-        assert notes(own.picture) == re.findall(r" \(([^)]*)\)", own.words().split("\n")[1])
+        assert notes(own.picture) == re.findall(r" \(([^)]*)\)", own.text.split("\n")[1])
 
 
 def test_a_model_without_lightning_layers_is_refused(loaded):
@@ -209,7 +215,7 @@ def test_a_model_without_lightning_layers_is_refused(loaded):
 def test_the_widget(loaded):
     view = head_memory(loaded[1])
     assert [control["name"] for control in view.controls] == ["layer", "head", "text"]
-    assert "Layer 20, head 25: half of a token" in view.as_text() and len(notes(view.as_html())) > 50
+    assert "Layer 20, head 25: its memory of a token has halved" in view.as_text() and len(notes(view.as_html())) > 50
     own = head_memory(loaded[1], loaded[0])
     assert own.controls[2]["options"] == (DECAY, QK) and own.controls[0]["high"] == 4
 
@@ -228,22 +234,32 @@ def test_tokens_read_on_as_the_text_does(loaded):
 
 def test_a_tint_stays_pale():
     assert [tint(share) for share in (0, 0.5, 1, -1, 3)] == [
-        f"rgba(0,114,178,{a:.2f})" for a in (0, 0.3, 0.6, 0.6, 0.6)
+        *[f"rgba(0,114,178,{a:.2f})" for a in (0, 0.3, 0.6)],
+        "rgba(213,94,0,0.60)",
+        "rgba(0,114,178,0.60)",
     ]
 
 
-# What notebook 05 says of the twin and its tokenizer
+def test_what_is_subtracted_has_another_colour_and_a_minus(own):
+    shares = choose(own, 2, 1, weight=QK).shares(own.ids())
+    colours, signs = re.findall(r"background:rgba\((\d+)", own.picture), [note[0] == "-" for note in notes(own.picture)]
+    assert len(colours) == len(shares) and {"0", "213"} == set(colours)
+    assert [colour == "213" for colour in colours] == [share < 0 for share in shares]
+    assert all(sign == (share < 0) for sign, share in zip(signs, shares, strict=True) if abs(share) >= 0.01)
+
+
+# What notebook 05 says of the demo and its tokenizer
 
 
 def note(memory, word: str) -> str:
-    return memory.words().partition(f" {word} (")[2].partition(")")[0]
+    return memory.text.partition(f" {word} (")[2].partition(")")[0]
 
 
 def test_which_head_keeps_the_mustard(twin):
     memory = HeadMemory(twin[1])
     notes = [note(choose(memory, 20, head), "mustard") for head in (25, 26, 27)]
     assert notes == ["gone", "1 %", "2 %"] and note(choose(memory, 7, 25), "mustard") == "kept"
-    assert "The half lies 13,935 tokens before" in choose(memory, 78, 63).words()
+    assert "stood 13,935 tokens before the first one" in choose(memory, 78, 63).text
 
 
 def test_what_two_heads_look_for(twin):

@@ -89,6 +89,26 @@ def test_tokens_are_boxes_with_their_ids_and_special_ones_have_a_thick_frame():
     assert widths[0] > widths[1] and len(set(widths[1:])) == 1
 
 
+@pytest.mark.filterwarnings("error:Glyph")
+def test_pieces_in_bytes_are_text_and_no_glyph_is_missing(tmp_path):
+    pieces, ids = ["èĽĭé»Ħ", "Ġ½", "èĽ", "ĠÂ½", "ǅ", "\U0001f995"], [400, 5, 6, 7, 8, 9]
+    figure = plots.tokens(pieces, ids, [])
+    figure.savefig(tmp_path / "figure.png")  # a character that its fonts lack would warn
+    texts = [text.get_text() for text in figure.axes[0].texts[::2]]
+    families, missing = plots._families(set("蛋黄\U0001f995"))
+    shown = "".join(f"U+{ord(each):04X} " if each in missing else each for each in "蛋黄").strip()
+    assert texts == [shown, "Ġ½", "èĽ", "Ġ½", "ǅ", "U+1F995" if "\U0001f995" in missing else "\U0001f995"]
+    assert families[0] == "monospace" and "Last Resort" not in " ".join(families)
+
+
+def test_a_character_that_monospace_lacks_is_drawn_by_another_font():
+    assert plots._families(set("ab ǅ")) == (["monospace", "DejaVu Sans"], set())
+
+
+def test_chinese_takes_two_columns():
+    assert [plots._columns(text) for text in ("ab", "蛋黄", "Ġ蛋", "½")] == [2, 4, 3, 1]
+
+
 def test_tokens_begin_a_row_after_a_line_break_and_where_they_would_not_fit():
     def rows(width):
         return [box.get_y() for box in plots.tokens(*TOKENS, width=width).axes[0].patches]

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import expect, sync_playwright
-from test_browser import FLAGS, SLOW, chromium  # noqa: F401
+from playwright.sync_api import expect
+from test_browser import chromium  # noqa: F401
+from widget_page import opened
 
 from minimax_nb.widgets import quiz
 from minimax_nb.widgets.explorers.quiz import LETTERS, Question, Quiz, read
-from minimax_nb.widgets.explorers.quiz_view import QuizView
+from minimax_nb.widgets.explorers.view import ExplorerView
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -19,18 +20,6 @@ FILE = ROOT / "notebooks" / "quiz.toml"
 ALL = tomllib.loads(FILE.read_text(encoding="utf-8"))
 SHARP = Question("Is `a < b`?", "b", ["no & yes", "It forgets `a`."], ["yes", "It is."], ["<i>so</i>", "No <tags>."])
 DULL = Question("And now?", "a", ["x", "Right it is."], ["y", "It is late."], ["z", "It is early."])
-SENT = ("title", "hint", "action", "controls", "values", "picture", "status", "busy")
-PAGE = """\
-<!doctype html><title>quiz</title><body><script type="module">
-import explorer from "./explorer.js";
-const state = await kernel({}), listeners = [];
-const model = {
-  get: (name) => state[name],
-  on: (_, call) => listeners.push(call),
-  send: async (asked) => { Object.assign(state, await kernel(asked)); listeners.forEach((call) => call()); },
-};
-explorer.render({ model, el: document.body });
-</script>"""
 
 
 @pytest.fixture
@@ -51,7 +40,7 @@ def test_questions_are_well_formed(number):
         for each in (texts, said):
             assert len(set(each)) == 3 and all(text.strip() for text in each)
         assert all(text.endswith(".") and len(text) < 200 for text in said)
-    assert len({said for question in questions for _, _, said in question.options()}) == 3 * len(questions)
+    assert len({option.reason for question in questions for option in question.options()}) == 3 * len(questions)
     assert len({question.right for question in questions}) > 1  # the right one is not always in the same place
 
 
@@ -75,7 +64,7 @@ def test_a_choice_is_explained_at_once(state):
     assert state.status == "1 b: Right. It is. 1 of 2 answered, 1 right."
     state.set("2", 2)
     assert state.status == "2 c: Not quite. It is early. 2 of 2 answered, 1 right."
-    assert "b) yes <- Right. It is." in state.words() and "It forgets a." not in state.words()
+    assert "b) yes <- Right. It is." in state.text and "It forgets a." not in state.text
 
 
 def test_reset_takes_all_answers_back(state):
@@ -86,34 +75,37 @@ def test_reset_takes_all_answers_back(state):
     assert (state.picture, state.status, state.count()) == (fresh, "ready", "0 of 2 answered, 0 right.")
 
 
-@pytest.mark.parametrize("name, value", [("3", 0), ("1", 3), ("1", -1), ("one", 0), ("1", None)])
+@pytest.mark.parametrize(
+    "name, value", [("3", 0), ("1", 3), ("1", -1), ("one", 0), ("1", None), ("1", True), ("1", 1.0), (["1"], 0)]
+)
 def test_what_is_no_option_is_said_and_not_taken(state, name, value):
     state.set(name, value)
-    assert state.status == f"error: no option {value} of question {name}" and state.values == {}
+    assert state.status == f"error: no option {value} of question {name!r}" and state.values == {}
 
 
 def test_nothing_is_told_before_a_choice(state):
-    shown = state.picture + state.words()
+    shown = state.picture + state.text
     assert not any(said in shown for said in ("Right", "Not quite", "It is"))
 
 
 def test_text_is_escaped_and_backquotes_are_code(state):
     state.set("1", 2)
-    for html in (state.picture, state.folded()):
+    for html in (state.picture, state.still()):
         assert "Is <code>a &lt; b</code>?" in html and "no &amp; yes" in html
-        assert "&lt;i&gt;so&lt;/i&gt;" in html and "Not quite. No &lt;tags&gt;." in html
+        assert "&lt;i&gt;so&lt;/i&gt;" in html and " No &lt;tags&gt;." in html
         assert "<i>" not in html and "<tags>" not in html
-    assert "Is a < b?" in state.words()
+    assert "Is a < b?" in state.text
 
 
 # Where no widgets run
 
 
 def test_a_still_picture_folds_the_answers(state):
-    bundle, _ = QuizView(state)._repr_mimebundle_()
+    bundle, _ = ExplorerView(state)._repr_mimebundle_()
     page, plain = bundle["text/html"], bundle["text/plain"]
     shown, folded = re.sub(r"<details>.*?</details>", "", page), "".join(re.findall(r"<details>.*?</details>", page))
-    for _, text, said in DULL.options():
+    for _, text, verdict, reason in DULL.options():
+        said = f"{verdict} {reason}"
         assert f") {text}" in shown and said not in shown and said in folded and f") {text}" in plain
     assert page.count("<summary>Answer") == 2 and "<button" not in page and "style" not in page
     assert "Run this cell in JupyterLab" in plain and "quiz.toml" in plain and DULL.a[1] not in plain
@@ -124,29 +116,8 @@ def test_a_still_picture_folds_the_answers(state):
 
 @pytest.fixture
 def page(chromium, state):  # noqa: F811
-    """explorer.js with this quiz behind it, in Chromium; what is served is this page and that file."""
-    view = QuizView(state)
-    files = {"": PAGE, "explorer.js": view._esm}
-
-    def kernel(asked: dict) -> dict:
-        if asked:
-            view._handle_custom_msg(asked, [])
-        return {name: getattr(view, name) for name in SENT}
-
-    def serve(route):
-        name = route.request.url.rpartition("/")[2]
-        kind = "text/javascript" if name else "text/html"
-        route.fulfill(body=files[name], content_type=kind) if name in files else route.abort()
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        page = browser.new_page()
-        page.set_default_timeout(SLOW)
-        page.expose_function("kernel", kernel)
-        page.route("**/*", serve)
-        page.goto("http://quiz.test/")
+    with opened(chromium, ExplorerView(state)) as page:
         yield page
-        browser.close()
 
 
 def test_the_keyboard_alone_answers_and_is_told(page):
@@ -162,9 +133,26 @@ def test_the_keyboard_alone_answers_and_is_told(page):
         page.keyboard.press(key)
     expect(status).to_have_text("1 b: Right. It is. 1 of 2 answered, 1 right.")
     expect(first).to_have_attribute("aria-pressed", "false")
+    marked = page.locator("[aria-pressed=true]")
+    expect(marked).to_have_text("✓ b) yes")
+    expect(page.locator(".mmnb-question").first).to_contain_text("✓ b: Right. It is.")
+    page.get_by_role("button", name="a) x").click()
+    page.get_by_role("button", name="c) z").click()
+    expect(marked.last).to_have_text("✗ c) z")
+    colours = marked.evaluate_all("all => all.map(e => getComputedStyle(e).borderColor)")
+    assert len(set(colours)) == 2  # right and wrong differ by mark, by word and by colour
     reset.press("Enter")
     expect(status).to_have_text("ready")
     expect(page.locator("[aria-pressed=true]")).to_have_count(0)
+
+
+def test_a_long_question_stays_within_its_frame(chromium):  # noqa: F811
+    long = SHARP._replace(ask="Is " + "a question that goes on and on " * 12 + "a long one?")
+    with opened(chromium, ExplorerView(Quiz("00", [long])), width=500) as page:
+        frame, ask = page.locator(".mmnb-question"), page.locator(".mmnb-question p").first
+        outer, inner = frame.bounding_box(), ask.bounding_box()
+        assert inner["height"] > 80 and inner["y"] > outer["y"]
+        assert inner["x"] >= outer["x"] and inner["x"] + inner["width"] <= outer["x"] + outer["width"]
 
 
 # Their place
@@ -178,4 +166,6 @@ def test_a_notebook_ends_with_its_own_quiz(notebook):
     assert asked.source.endswith(f'\nquiz("{notebook.name[:2]}")') and after.source.startswith("## What you saw\n")
     (output,) = asked.outputs
     questions = read(notebook.name[:2], FILE)
-    assert output.data["text/html"] == QuizView(Quiz(notebook.name[:2], questions)).as_html()  # else execute it anew
+    assert (
+        output.data["text/html"] == ExplorerView(Quiz(notebook.name[:2], questions)).as_html()
+    )  # else execute it anew

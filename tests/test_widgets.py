@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import threading
+import time
 import tomllib
 from html import escape
 from math import inf, nan
@@ -22,7 +23,7 @@ from minimax_nb.widgets import playground
 from minimax_nb.widgets.playground import reply
 from minimax_nb.widgets.playground import view as playground_view
 from minimax_nb.widgets.playground.code import as_code
-from minimax_nb.widgets.playground.settings import CONTROLS, check, generation, start
+from minimax_nb.widgets.playground.settings import CONTROLS, MANY, generation, problem, start
 from minimax_nb.widgets.playground.state import Playground
 
 torch.set_num_threads(1)
@@ -108,21 +109,20 @@ def test_above_zero_every_setting_but_the_seed_is_passed():
 
 @pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.name)
 def test_limits_are_allowed_and_what_lies_beyond_is_not(control):
-    for value in (control.low, min(control.high, 9)):
-        check(start() | {control.name: value})
-    for value in (control.low - control.step, control.high + control.step, "1", True, nan):
-        if value == inf == control.high:
-            continue
-        with pytest.raises(ValueError, match=control.label.split(" (")[0]):
-            check(start() | {control.name: value})
+    for value in (control.low, control.high):
+        assert problem(start() | {control.name: value}) == ""
+    for value in (control.low - control.step, control.high + control.step, "1", True, nan, inf, -inf, 10**400):
+        assert problem(start() | {control.name: value}).startswith(control.label.split(" (")[0])
+        with pytest.raises(ValueError):
+            generation(start() | {control.name: value})
 
 
 @pytest.mark.parametrize(
     "name, value, words",
     [
         ("temperature", 3, "Temperature is 3: give a number from 0 to 2"),
-        ("top_k", 2.5, "Top-k is 2.5: give a whole number from 0 on"),
-        ("max_new_tokens", None, "Longest reply is empty: give a whole number from 1 on"),
+        ("top_k", 2.5, f"Top-k is 2.5: give a whole number from 0 to {MANY:,}"),
+        ("max_new_tokens", None, f"Longest reply is empty: give a whole number from 1 to {MANY:,}"),
         ("top_p", 0, "Top-p is 0: give a number from 0.05 to 1"),
     ],
 )
@@ -267,7 +267,7 @@ def test_a_wrong_setting_is_said_and_refused_until_it_is_mended(state):
     state.set("top_p", 1)
     assert state.status == "ready"
     state.set("top_q", 1)
-    assert state.status == "error: no setting is called top_q" and "top_q" not in state.settings
+    assert state.status == "error: no setting is called 'top_q'" and "top_q" not in state.settings
 
 
 def test_settings_count_from_the_next_reply_on(state, chat, brake):
@@ -302,7 +302,7 @@ def test_reset_while_writing_is_a_new_chat_at_once(state, chat, brake):
     brake.hold(at=2)
     state.send("the sauce")
     brake.wait()
-    old = state._writing.thread
+    old = state._job.thread
     state.reset()
 
     def now():
@@ -315,6 +315,76 @@ def test_reset_while_writing_is_a_new_chat_at_once(state, chat, brake):
     assert now() == fresh and not old.is_alive()
     state.set("max_new_tokens", 12)
     assert said(state, "the sauce") == chat.send("the sauce", **GREEDY)
+
+
+def slowly(monkeypatch, state) -> dict:
+    """Replies that are written a word at a time, each when it is let through: {text: semaphore}."""
+    gates = {"the sauce": threading.Semaphore(0), "and a recipe": threading.Semaphore(0)}
+
+    def pieces(self, stop):
+        for piece in ("one ", "two ", "three "):
+            assert gates[self.text].acquire(timeout=LONG)
+            yield f"{self.text} {piece}"
+
+    monkeypatch.setattr(reply.Reply, "pieces", pieces)
+    return gates
+
+
+@pytest.mark.parametrize("away", ["new_chat", "reset"])
+def test_late_pieces_of_a_dropped_reply_reach_no_later_one(state, monkeypatch, away):
+    gates, texts = slowly(monkeypatch, state), []
+    state.changed = lambda: texts.append(state.reply)
+    state.send("the sauce")
+    old = state._job.thread
+    gates["the sauce"].release()
+    while state.reply != "the sauce one ":
+        time.sleep(0.001)
+    getattr(state, away)()
+    state.send("and a recipe")
+    gates["and a recipe"].release()
+    while state.reply != "and a recipe one ":
+        time.sleep(0.001)
+    gates["the sauce"].release(2)
+    old.join(LONG)
+    assert not old.is_alive() and state.reply == "and a recipe one " and state.busy
+    gates["and a recipe"].release()
+    while state.reply == "and a recipe one ":
+        time.sleep(0.001)
+    assert state.reply == "and a recipe one and a recipe two "
+    state.new_chat()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_reply_that_was_dropped_and_fails_later_is_not_said(state, brake, monkeypatch, again):
+    brake.hold(at=2, error=RuntimeError("out of memory"))
+    state.send("the sauce")
+    brake.wait()
+    old = state._job.thread
+    state.new_chat()
+    gates = slowly(monkeypatch, state)
+    if again:
+        state.send("and a recipe")
+    brake.release()
+    old.join(LONG)
+    assert not old.is_alive()
+    assert (state.status, state.unsent, state.busy) == ("writing..." if again else "ready", "", again)
+    state.new_chat()
+    gates["and a recipe"].release(3)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_page_that_is_gone_leaves_no_playground_busy_for_good(state):
+    def gone():
+        raise OSError("the page is gone")
+
+    state.changed = gone
+    with pytest.raises(OSError):
+        state.send("the sauce")
+    state._job.thread.join(LONG)
+    assert not state.busy
+    state.changed = lambda: None
+    state.new_chat()
+    assert said(state, "the sauce") and state.status.startswith("cut: ")
 
 
 def test_a_new_chat_keeps_the_settings_and_a_wrong_one_stays_said(state):
@@ -483,6 +553,56 @@ def test_the_page_asks_and_is_told(view, chat, brake):
     assert (view.status, view.settings) == ("ready", start())
 
 
+HALVES = "\ud83e", "a\udd5a"  # half of an emoji: what a page may send when one is cut in two
+NONSENSE = [
+    *[None, 3, "send", [], {}, {"do": None}, {"do": ["send"]}, {"do": "dance"}, {"do": "_end"}, {"do": "send"}],
+    *[{"do": do, "text": text} for do in ("send", "set_system") for text in (*HALVES, 3, inf, None, ["a"], {})],
+    *[
+        {"do": "set", "name": c.name, "value": v}
+        for c in CONTROLS
+        for v in (inf, -inf, nan, 10**400, "1", True, [], {})
+    ],
+    *[{"do": "set", "name": name, "value": 1} for name in (None, 3, [], {}, "\ud83e", "top_q")],
+    *[{"do": "look", "place": place} for place in ("1", 1.5, inf, nan, 10**400, True, [], {})],
+]
+
+
+@pytest.mark.parametrize("message", NONSENSE, ids=range(len(NONSENSE)))
+def test_what_the_page_cannot_mean_is_said_and_nothing_starts(view, monkeypatch, message):
+    heard = []
+    monkeypatch.setattr(view, "send", heard.append)
+    before = view.settings, view.messages, view.place
+    view._handle_custom_msg(message, [])
+    assert view.status.startswith("error: ") and heard == [{"heard": True}]
+    assert "Error" not in view.status  # in words, not as an exception
+    assert (view.busy, view.settings, view.messages, view.place) == (False, *before)
+    state = {name: value for name, value in view.get_state().items() if name != "layout"}
+    json.dumps(state, allow_nan=False, ensure_ascii=False).encode()  # as Jupyter sends it
+
+
+def test_after_nonsense_the_chat_goes_on(view, chat):
+    for message in NONSENSE:
+        view._handle_custom_msg(message, [])
+    ask(view, "new_chat")
+    ask(view, "send", text="the sauce 🥚")
+    view.playground.wait(LONG)
+    chat.send("the sauce 🥚", **GREEDY)
+    assert shown(view) == (chat.messages, None, False)
+
+
+def test_nonsense_while_a_reply_is_written_does_not_stop_it(view, chat, brake):
+    brake.hold(at=3)
+    ask(view, "send", text="the sauce")
+    brake.wait()
+    for message in NONSENSE:
+        view._handle_custom_msg(message, [])
+        assert view.busy
+    brake.release()
+    view.playground.wait(LONG)
+    chat.send("the sauce", **GREEDY)
+    assert shown(view) == (chat.messages, None, False)
+
+
 def test_the_page_looks_at_tokens_and_gives_a_system_prompt(view):
     ask(view, "set_system", text="only sauces")
     assert view.system == "only sauces" and view.messages[0]["content"] == "only sauces"
@@ -521,7 +641,8 @@ def test_the_page_and_the_widget_use_the_same_names(view):
     page = (FOLDER / "playground" / "playground.js").read_text(encoding="utf-8")
     read = set(re.findall(r'model\.get\("(\w+)"\)', page))
     assert len(read) > 5 and read <= set(view.trait_names(sync=True))
-    assert set(re.findall(r'\bask\("(\w+)"', page)) == set(playground_view.ACTIONS)
+    shared = (FOLDER / "page.js").read_text(encoding="utf-8")
+    assert set(re.findall(r'\bask\("(\w+)"', page + shared)) == set(view.actions)
 
 
 def test_the_wheel_contains_the_page():

@@ -7,13 +7,16 @@ so that a notebook shows each once.
     parity({"converted": errors, "only renamed": others}, bound=1e-5)
 """
 
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from math import log10
 
 import matplotlib.pyplot as plt
+from matplotlib import font_manager
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from tokenizers import decoders
 
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"  # told apart without red and green
 STYLES = ((BLUE, "o", "-"), (VERMILLION, "X", "--"), (GREEN, "s", ":"))
@@ -145,11 +148,17 @@ def next_token(
 def tokens(pieces: Sequence[str], ids: Sequence[int], special: Collection[int], width: int = 96) -> Figure:
     """Tokens as boxes in reading order, each with its id below; those in `special` are grey with a thick frame.
 
-    A row holds `width` characters, and ends early after a piece with a line break in it (Ċ).
+    `pieces` are as the vocabulary has them, so Ġ is a space and Ċ a line break. Its letters for bytes become text where
+    they are whole characters. A character that no installed font has becomes its number, U+86CB.
+    A row holds `width` columns, and ends early after a piece with a line break in it.
     """
+    pieces = [_readable(piece) for piece in pieces]
+    families, missing = _families(set("".join(pieces)))
+    numbers = str.maketrans({each: f"U+{ord(each):04X} " for each in missing})
+    pieces = [piece.translate(numbers).rstrip(" ") for piece in pieces]
     spots = _spots(pieces, ids, width)
     rows = spots[-1][0] + 1
-    with plt.rc_context(FONT | {"font.family": "monospace"}):
+    with plt.rc_context(FONT | {"font.family": families}):
         figure, axes = _figure(11, 0.55 * rows)
         for piece, number, (row, left, wide) in zip(pieces, ids, spots, strict=True):
             marked = number in special
@@ -198,11 +207,36 @@ def _short(count: int) -> str:
     return str(count)
 
 
+def _readable(piece: str) -> str:
+    """A piece of a byte-level vocabulary as text; Ġ and Ċ stay, and so does what is no whole character."""
+    text = decoders.ByteLevel().decode([piece])
+    return piece if "\ufffd" in text else text.replace(" ", "Ġ").replace("\n", "Ċ")
+
+
+def _families(characters: set[str]) -> tuple[list[str], set[str]]:
+    """Font families that draw these, monospace first, and the characters for which there is none."""
+    families, missing = ["monospace"], {each for each in characters if not each.isspace()}
+    first = font_manager.findfont("monospace")
+    others = {font.fname: font.name for font in font_manager.fontManager.ttflist if "Last Resort" not in font.name}
+    for path, name in {first: "monospace", **others}.items():
+        if not missing:
+            break
+        drawn = {each for each in missing if font_manager.get_font(path).get_char_index(ord(each))}
+        families += [name] if drawn and path != first else []
+        missing -= drawn
+    return families, missing
+
+
+def _columns(text: str) -> int:
+    """How wide a text is, in columns of a terminal: Chinese characters take two."""
+    return sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text)
+
+
 def _spots(pieces: Sequence[str], ids: Sequence[int], limit: int) -> list[tuple[int, int, int]]:
-    """(row, left edge, width) of each piece, in characters."""
+    """(row, left edge, width) of each piece, in columns."""
     spots, row, left = [], 0, 0
     for piece, number in zip(pieces, ids, strict=True):
-        wide = max(len(piece), len(str(number)))
+        wide = max(_columns(piece), len(str(number)))
         if left and left + wide > limit:
             row, left = row + 1, 0
         spots.append((row, left, wide))

@@ -4,7 +4,9 @@
 
     playground(model, tokenizer)
 
-`playground/` and `explorers/` hold them; the files beside those two are what they share.
+`playground/` and `explorers/` hold them. The files beside those two are what they share: `worker` runs slow
+work in a thread, `controls` checks what a reader sets, `page` puts script and styles together, `markup`,
+`tokens` and `hooks` draw tables, draw tokens, and look on while a model computes.
 """
 
 from .explorers import config_explorer, expert_view, head_memory, quiz, stepper

@@ -1,22 +1,34 @@
-"""A value that a reader sets on a page: what it is called, what it may be, and why another is not taken."""
+"""A value that a reader sets on a page: what it is called, what it may be, and why another is refused.
 
-import math
+side = Control("side", "Side", 3, low=1, high=9)
+side.problem(10)                                    # "Side is 10: give a whole number from 1 to 9"
+side.problem(4.0), side.taken(4.0)                  # "", 4
+"""
+
+import re
+import reprlib
 from typing import NamedTuple
+
+SLIDER_STEPS = 200  # a slider with more positions than this could not be set by hand
+COUNTABLE = 2**53  # JavaScript, which runs the page, holds whole numbers exactly up to here
 
 
 class Control(NamedTuple):
-    """One value. A bool is a switch, a text a text field, one of `options` a list, a number with two ends a slider.
+    """One value. What it looks like follows from its first value, `start`:
 
-    A number without an upper end is a field; a number always has a lower one.
+    a bool is a switch, a text a text field, one of `options` a list, and a number is a slider where it has
+    few positions and a field else. A number needs both ends, `low` and `high`. With `optional` the field may
+    be left empty, and the value is None then.
     """
 
     name: str
     label: str
-    start: bool | int | float | str
+    start: bool | int | float | str | None
     low: float | None = None
     high: float | None = None
     step: float = 1
     options: tuple[str, ...] = ()
+    optional: bool = False
 
     @property
     def kind(self) -> str:
@@ -24,22 +36,48 @@ class Control(NamedTuple):
             return "switch"
         if self.options:
             return "list"
-        return "text" if isinstance(self.start, str) else "slider" if self.high is not None else "number"
+        if isinstance(self.start, str):
+            return "text"
+        return "slider" if (self.high - self.low) / self.step <= SLIDER_STEPS else "number"
 
     @property
     def whole(self) -> bool:
-        """Whether it counts: its values are of type int then."""
-        return self.kind in ("slider", "number") and not self.step % 1
+        """Whether its values are whole numbers."""
+        return self.kind in ("slider", "number") and self.step % 1 == 0
 
     def problem(self, value) -> str:
-        """Why `value` cannot be taken, or nothing."""
+        """Why `value` is refused; empty if it is not."""
+        name = self.label.partition(" (")[0]
         if self.kind in ("slider", "number"):
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            high = math.inf if self.high is None else self.high
-            if not (number and self.low <= value <= high and (value == int(value) or not self.whole)):
-                ends = f"from {self.low:g} on" if self.high is None else f"from {self.low:g} to {self.high:g}"
-                what = "whole number" if self.whole else "number"
-                return f"{self.label} is {'empty' if value is None else value}: give a {what} {ends}"
-        elif not isinstance(value, type(self.start)) or (self.options and value not in self.options):
-            return f"{self.label} cannot be {value!r}"
+            if (self.optional and value is None) or self._fits(value):
+                return ""
+            what = "whole number" if self.whole else "number"
+            given = "empty" if value is None else quoted(value)
+            return f"{name} is {given}: give a {what} from {self.low:,} to {self.high:,}"
+        if not isinstance(value, type(self.start)) or (self.options and value not in self.options):
+            return f"{name} cannot be {quoted(value)}"
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+            return f"{name} holds half of a character, which cannot be read: type it again"
         return ""
+
+    def taken(self, value):
+        """A value without a problem, in the type that it is used as: a page has one kind of number, Python two."""
+        if value is None or self.kind not in ("slider", "number"):
+            return value
+        return int(value) if self.whole else float(value)
+
+    def _fits(self, value) -> bool:
+        return is_number(value) and self.low <= value <= self.high and (not self.whole or value == int(value))
+
+
+def is_number(value) -> bool:
+    """Whether a field of a page could hold it: no infinity, none of JSON's true and false, nothing beyond counting."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -COUNTABLE <= value <= COUNTABLE
+
+
+def quoted(value) -> str:
+    """Any value, shortened, for a line that refuses it."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python writes out no whole number of thousands of digits
+        return "too long a number"

@@ -1,9 +1,10 @@
-"""Looking on while a model computes, without being in the way of other threads that use it.
+"""Look on while a model computes, without disturbing other threads that use it.
 
     with watched({model.lm_head: lambda inputs, output: print(output.shape)}):
         model(ids)
 
-A widget's thread and other cells share one model: hooks are on the module for all, so they ask who calls.
+A widget's thread and other cells share one model. A hook is on the module and so is called for all of them;
+that is why it asks which thread it is in.
 """
 
 import threading
@@ -15,7 +16,7 @@ from torch import nn
 
 @contextmanager
 def watched(modules: Mapping[nn.Module, Callable]) -> Iterator[None]:
-    """Within it, each module's function is called with its inputs and its output, for calls of this thread alone."""
+    """While it is open, each module's function gets the inputs and the output of every call made by this thread."""
     mine = threading.get_ident()
 
     def hook(see: Callable) -> Callable:

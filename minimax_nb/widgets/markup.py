@@ -1,15 +1,16 @@
-"""HTML for the pictures of explorers: tables and bars that read as well without styles. Text is escaped here."""
+"""HTML for the pictures of explorers: tables and bars that can be read without styles too. Text is escaped here."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", words: bool = False) -> str:
-    """A table whose first column names the rows; text in square brackets is set in bold, lines stay lines.
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", prose: bool = False) -> str:
+    """A table whose first column names the rows. Text in square brackets becomes bold, and line breaks are kept.
 
-    Cells are numbers, at the right and in one line; or `words`, at the left and wrapped.
+    Cells hold numbers, set at the right and in one line; with `prose` they hold text, set at the left and
+    wrapped.
     """
-    kind = ' class="mmnb-prose"' if words else ""
+    kind = ' class="mmnb-prose"' if prose else ""
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = "".join(

@@ -1,26 +1,79 @@
-"""What all widgets share: a page put together from two files, and a still picture where there is no page.
+"""What all widgets share: a page made of two files, messages that are checked, and a still picture where no page runs.
 
-class View(Page):
-    _esm, _css = sources(Path(__file__).with_name("explorer"))
+    class View(Page):
+        _esm, _css = sources(Path(__file__).with_name("explorer"))
+        actions = {"set": ("name", "value"), "stop": ()}
+
+A page only draws and asks. All that it shows is in traits. All that it sends is {"do": one of `actions`,
+...}, with the arguments that stand there. It sends one thing at a time and waits until it is told that this
+one was heard.
 """
 
+import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 import anywidget
+from IPython.display import display
+from traitlets import Unicode
+
+from .worker import Worker, in_a_line
 
 SHARED = Path(__file__).with_name("page")
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def sources(name: str | Path) -> tuple[str, str]:
+def sources(name: Path) -> tuple[str, str]:
     """JavaScript and styles of a page: page.js and page.css, then its own, `name` with .js and .css."""
-    files = [[each.with_suffix(kind) for each in (SHARED, Path(name))] for kind in (".js", ".css")]
-    script, styles = ("\n".join(file.read_text(encoding="utf-8") for file in pair) for pair in files)
+    both = SHARED, name
+    script, styles = (
+        "\n".join(each.with_suffix(kind).read_text(encoding="utf-8") for each in both) for kind in (".js", ".css")
+    )
     return script, styles
 
 
 class Page(anywidget.AnyWidget):
-    """A widget that has `as_text()` and `as_html()`, which GitHub, nbval and paper show in its place."""
+    """A widget that draws a Worker. A subclass says what may be asked of it, and has `draw`, `as_text`, `as_html`."""
+
+    actions: Mapping[str, tuple[str, ...]] = {}  # methods of the Worker, and the arguments that come with each
+    still = Unicode().tag(sync=True)  # by which the page finds its still picture
+
+    def __init__(self, worker: Worker, **traits):
+        super().__init__(still=secrets.token_hex(8), **traits)
+        self._worker = worker
+        self.on_msg(lambda _, message, __: self._hear(message))
+        worker.changed = self.draw
+        self.draw()
+
+    def draw(self) -> None:
+        """Copy the Worker's state into the traits."""
+        raise NotImplementedError
+
+    def _hear(self, message) -> None:
+        """Do what the page asks. Whatever comes, the status says what was wrong with it, and the page may go on."""
+        try:
+            action = message.get("do") if isinstance(message, dict) else None
+            names = self.actions.get(action) if isinstance(action, str) else None
+            if names is None or any(name not in message for name in names):
+                self._worker.refuse("the page asked for something unknown: run this cell again")
+            else:
+                getattr(self._worker, action)(*(message[name] for name in names))
+        except Exception as error:  # the reader is told: a notebook shows no exception of a callback
+            self._worker.refuse(in_a_line(error))
+        finally:
+            self.send({"heard": True})
 
     def _repr_mimebundle_(self, **kwargs) -> tuple[dict, dict]:
         data, metadata = super()._repr_mimebundle_(**kwargs)
         return data | {"text/plain": self.as_text(), "text/html": self.as_html()}, metadata
+
+    def _ipython_display_(self) -> None:
+        """Two outputs, the still picture and the page; the page hides the picture while it runs.
+
+        In one output they would exclude each other. nbconvert takes the page wherever it was executed, and a
+        page in a file is empty or dead, because no kernel stands behind it.
+        """
+        data, metadata = self._repr_mimebundle_()
+        still = f'<div data-mmnb-still="{self.still}">{data["text/html"]}</div>'
+        display({"text/html": still, "text/plain": data["text/plain"]}, raw=True)
+        display({VIEW: data[VIEW], "text/plain": "The widget itself runs in JupyterLab."}, metadata=metadata, raw=True)

@@ -1,11 +1,12 @@
-"""Tokens as running text with a note under each, so that a colour never stands alone.
+"""Tokens as running text with a note under each, so that no colour has to be told from another to read it.
 
     tokens = pieces(tokenizer, ids)
     noted(tokens, ["gone", "12 %"], ["transparent", tint(0.12)])      # HTML
     read_out(tokens, ["gone", "12 %"])                                # 'My (gone) name (12 %)'
 
-A note is a subscript, and a style puts it below: where styles are taken away, as on GitHub, the text still reads on.
-Not ruby, whose lines run over the edge in Chromium, or break within a word. Text is escaped here. Knows no model.
+A note is a subscript that a style puts below its token. Where styles are taken away, as on GitHub, it stays a
+subscript, and the text can still be read. (HTML's own element for notes, ruby, runs over the edge in
+Chromium.) Text is escaped here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,12 +29,13 @@ def percent(share: float) -> str:
 
 
 def tint(share: float) -> str:
-    """A colour from none at 0 to one at 1 that text of light and of dark themes can still be read on."""
-    return f"rgba(0,114,178,{0.6 * min(abs(share), 1):.2f})"
+    """Blue for a share up to 1, orange for a negative one; pale enough to read light or dark text on it."""
+    colour = "0,114,178" if share >= 0 else "213,94,0"
+    return f"rgba({colour},{0.6 * min(abs(share), 1):.2f})"
 
 
 def noted(tokens: Sequence[str], notes: Sequence[str], colours: Sequence[str]) -> str:
-    """A paragraph. A space or a new line of the text is one here too, so that it reads on and can be broken."""
+    """A paragraph of boxes. A space or line break of the text is one here too, so that lines break where words end."""
     parts = []
     for token, note, colour in zip(tokens, notes, colours, strict=True):
         under = f'<sub style="{BELOW}">{escape(note)}</sub>'
@@ -48,5 +50,5 @@ def read_out(tokens: Sequence[str], notes: Sequence[str]) -> str:
 
 
 def visible(token: str) -> str:
-    """Without the space before it, for where there is nothing else to see."""
+    """A token without the space before it; what would be invisible becomes a sign."""
     return token.strip(" ").replace("\n", "↵") or "␣"

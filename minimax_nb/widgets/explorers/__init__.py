@@ -1,20 +1,21 @@
 """The explorers: change something, and see what follows. One function each, which returns a widget.
 
-The logic of each is a file of its own, tested without a browser and without ipywidgets; `explorer.py` is what they
-share. `view.py` copies that state into an anywidget and passes on what the page asks for; `explorer.js` and
-`explorer.css` draw it. Functions here import late, so that the logic can be had without the widgets.
+The logic of each is a file of its own, tested without a browser and without ipywidgets. `explorer.py` holds
+what they share, and `view.py` copies that state into a widget, which `explorer.js` and `explorer.css` draw.
+The functions here import late, so that the logic can be had where ipywidgets is not installed.
 """
 
 
 def head_memory(tokenizer, model=None):
-    """Which tokens of a text still count for its last one, by layer and head: tinted, and in figures.
+    """How much of each token of a text is left for the last one, by layer and head: tinted, and in figures.
 
-    Without a model the heads are those of MiniMax-Text-01, by formula; with a native one they are its own, and q and k
-    of the text can be looked at too. ValueError for a model without lightning layers.
+    Without a model the heads are those of MiniMax-Text-01, computed from the formula of their decay. With a
+    native model they are its own, and the products q k of the text can be looked at too. ValueError for a
+    model without lightning layers.
     """
     from .memory import HeadMemory
 
-    return _explorer(HeadMemory(tokenizer, model))
+    return _widget(HeadMemory(tokenizer, model))
 
 
 def expert_view(model, tokenizer):
@@ -24,41 +25,42 @@ def expert_view(model, tokenizer):
     """
     from .experts import Experts
 
-    return _explorer(Experts(model, tokenizer))
+    return _widget(Experts(model, tokenizer))
 
 
 def stepper():
     """Softmax attention computed tile by tile, a step at a time: what is held, what is gone, and that it is exact."""
     from .stepper import Stepper
 
-    return _explorer(Stepper())
+    return _widget(Stepper())
 
 
 def quiz(number: str):
-    """The questions on notebook `number`, from quiz.toml beside it; what is chosen is explained at once.
+    """The questions on notebook `number`, from the quiz.toml beside it. Each choice is explained at once.
 
-    FileNotFoundError if that file is not in the folder in which this runs, KeyError if it does not know the notebook.
+    FileNotFoundError if that file is not in the folder in which this runs, KeyError if it does not know the
+    notebook.
     """
     from pathlib import Path
 
     from .quiz import Quiz, read
-    from .quiz_view import QuizView
 
-    return QuizView(Quiz(number, read(number, Path("quiz.toml"))))
+    return _widget(Quiz(number, read(number, Path("quiz.toml"))))
 
 
 def config_explorer(source, folder):
-    """Repairs of a conversion as switches: what a half-converted config says, and what the model then computes.
+    """The repairs of a conversion as switches: what a half-converted config says, and what the model then computes.
 
-    `source` is an original folder, `folder` what `patch_checkpoint` made of it. For small models: each is held in
-    memory. The widget's `.explorer` does the same from code: `.set(name, on)`, `.start()`, `.wait()`, `.measured`.
+    `source` is an original folder, `folder` what `patch_checkpoint` made of it. For small models only,
+    because each combination is loaded into memory. The widget's `.explorer` does the same from code:
+    `.set(name, on)`, `.start()`, `.wait()`, `.measured`, and `.text` for what is shown.
     """
     from .config import ConfigExplorer
 
-    return _explorer(ConfigExplorer(source, folder))
+    return _widget(ConfigExplorer(source, folder))
 
 
-def _explorer(state):
+def _widget(explorer):
     from .view import ExplorerView
 
-    return ExplorerView(state)
+    return ExplorerView(explorer)

@@ -4,11 +4,12 @@
     explorer.set("rows", True)
     explorer.start()
     explorer.wait()
-    print(explorer.words())
+    print(explorer.text)
 
-On is as `patch_checkpoint` does it. Off is as it is left by someone who did not know: the original's own keys, which
-Transformers does not read. At the start both halves of the rotation are off, as after renaming every key by hand.
-Models are stock Transformers', made in memory; nothing is written. For models that fit there: the demo.
+A repair that is on is done as `patch_checkpoint` does it. A repair that is off leaves the original's own
+keys, which Transformers does not read. At the start both halves of the rotation are off, because that is what
+renaming every key by hand leaves. Each combination becomes a model of stock Transformers in memory, and
+nothing is written; so this is for models that are small, such as the demo.
 """
 
 import threading
@@ -37,15 +38,15 @@ TEXTS = 4  # held-out conversations for the perplexity
 LONGEST = 40  # tokens of a reply
 CHAT = "My order number is 845921.", "Good, I will remember that.", "What is my order number?"
 REPLY = "Your order number is 845921."
-ROWS, END = "rows of q_proj and k_proj", "generation_config.json, eos_token_id"  # what is not in the config
+ROWS, END = "rows of q_proj and k_proj", "generation_config.json, eos_token_id"  # repairs outside config.json
 DIFF = "converted folder", "these switches", "Transformers takes"
 SAME = "Nothing differs: this is the converted folder."
-FOUND = "repairs", "logits off by", "perplexity", f"reply to: {CHAT[-1]}"
-_LOADING = threading.Lock()  # it sets what the whole process shares: how much Transformers says, the random numbers
+RESULTS = "repairs", "logits off by", "perplexity", f"reply to: {CHAT[-1]}"
+_LOADING = threading.Lock()  # loading changes what the whole process shares: Transformers' verbosity, random numbers
 
 
 class Repair(NamedTuple):
-    """`keys` of the converted config are the original's again without it; `lack` says what that does."""
+    """Without it `keys` of the converted config are the original's again. `lack` says what that does."""
 
     label: str
     keys: tuple[str, ...]
@@ -54,21 +55,29 @@ class Repair(NamedTuple):
 
 def _factors(kind: str, layers: str) -> Repair:
     keys = f"{kind}_alpha_factor", f"{kind}_beta_factor"
-    return Repair(f"{kind} factors", keys, f"The {layers} add to a stream that is not scaled as in training.")
+    return Repair(
+        f"{kind} factors",
+        keys,
+        f"The stream is not scaled up before the output of the {layers} is added, as it was in training.",
+    )
 
 
 REPAIRS = {
     "layer_types": Repair(
-        "layer_types", ("layer_types",), "The kinds of layers alternate. One of the wrong kind finds no weights."
+        "layer_types",
+        ("layer_types",),
+        "Layers of the two kinds alternate. A layer of the wrong kind finds no weights and gets random ones.",
     ),
     "full_attn": _factors("full_attn", "softmax layers"),
     "linear_attn": _factors("linear_attn", "lightning layers"),
     "mlp": _factors("mlp", "experts"),
     "rope_parameters": Repair(
-        "rope_parameters", ("rope_parameters",), "All dims of a head turn, and at other speeds: full RoPE."
+        "rope_parameters",
+        ("rope_parameters",),
+        "All dims of a head turn, not only the first ones, and at other speeds (full RoPE).",
     ),
-    "rows": Repair("rows of q and k", (), "Dims that turn together do not lie where Transformers looks for them."),
-    "eos": Repair("eos_token_id", (), "Nothing says where a reply ends."),
+    "rows": Repair("rows of q and k", (), "Two dims that turn together do not lie where Transformers looks for them."),
+    "eos": Repair("eos_token_id", (), "Nothing tells Transformers where a reply ends."),
 }
 
 
@@ -79,19 +88,20 @@ class Measured(NamedTuple):
     perplexity: float
     reply: str
 
-    def shown(self) -> list[str]:
+    def cells(self) -> list[str]:
         off = f"{self.error:.0%}" if self.error > 1e-5 else "< 0.001%"
         return [off, f"{self.perplexity:.3g}", self.reply]
 
 
 class ConfigExplorer(Explorer):
-    """`measured` holds what was found, by the tuple of the repairs that were off."""
+    """`measured` maps the tuple of the repairs that were off to what was measured then."""
 
     title = "Half-converted configs"
     action = "Measure"
     hint = (
-        f"On is right. Measure takes some seconds: logits against float64, perplexity of {TEXTS} texts, a reply. "
-        "Escape stops it. Other cells can run meanwhile."
+        "A switch that is on is a repair that is done. Measure takes some seconds: it compares logits with "
+        f"float64, takes the perplexity of {TEXTS} texts and asks for a reply. Escape stops it. Other cells can "
+        "run meanwhile."
     )
     controls = tuple(
         Control(name, repair.label, name not in ("rope_parameters", "rows")) for name, repair in REPAIRS.items()
@@ -101,7 +111,7 @@ class ConfigExplorer(Explorer):
         self._source, self._folder = Path(source), Path(folder)
         self._original = read_json(self._source / "config.json")
         self._native = {key: value for key, value in patch_config(self._original).items() if key != MARKER}
-        self._end = read_json(self._folder / "generation_config.json")["eos_token_id"]
+        self._eos = read_json(self._folder / "generation_config.json")["eos_token_id"]
         super().__init__()
 
     def forget(self) -> None:
@@ -119,12 +129,12 @@ class ConfigExplorer(Explorer):
         return {key: value for key, value in self._native.items() if key not in gone} | left
 
     def model(self, off: tuple[str, ...]) -> MiniMaxForCausalLM:
-        """What stock Transformers makes of it. Weights that are not found are random, the same each time."""
+        """What stock Transformers makes of that config. Missing weights are random, the same ones each time."""
         config = MiniMaxConfig(**self.config(off))
         with _LOADING, quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = MiniMaxForCausalLM.from_pretrained(self._source if "rows" in off else self._folder, config=config)
-        model.generation_config.eos_token_id = None if "eos" in off else self._end
+        model.generation_config.eos_token_id = None if "eos" in off else self._eos
         model.generation_config.pad_token_id = self._tokenizer.eos_token_id
         return model
 
@@ -132,11 +142,11 @@ class ConfigExplorer(Explorer):
         known, chosen = self.measured, self.off()
         for off in dict.fromkeys([(), chosen]):  # the right one first, to compare with
             if off not in known:
-                for news in self._measure(off):
-                    yield f"{_named(off)}: {news}" if isinstance(news, str) else (off, news)
+                for step in self._measure(off):
+                    yield f"{_title(off)}: {step}" if isinstance(step, str) else (off, step)
 
-    def keep(self, found) -> None:
-        off, measured = found
+    def keep(self, result) -> None:
+        off, measured = result
         self.measured = self.measured | {off: measured}
 
     def _measure(self, off: tuple[str, ...]) -> Iterator:
@@ -177,34 +187,41 @@ class ConfigExplorer(Explorer):
             weights |= load_file(file)
         return ids, reference.forward(self._original, weights, ids)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         off = self.off()
-        return f"{_named(off)}: " + ("measured" if off in self.measured else "not measured yet")
+        return f"{_title(off)}: " + ("measured" if off in self.measured else "not measured yet")
 
     def draw(self) -> str:
-        diff, found = self._diff(self.off()), self._found()
-        lacks = "".join(f"<li>{escape(line)}</li>" for line in _lacks(self.off()))
-        return (table(DIFF, diff, "What differs", words=True) + f"<ul>{lacks}</ul>" if diff else f"<p>{SAME}</p>") + (
-            table(FOUND, found, "Measured so far", words=True) if found else "<p>Nothing is measured yet.</p>"
-        )
+        diff, results, lacks = self._diff(self.off()), self._results(), _lacks(self.off())
+        parts = [f"<p>{SAME}</p>"]
+        if diff:
+            items = "".join(f"<li>{escape(line)}</li>" for line in lacks)
+            parts = [table(DIFF, diff, "What differs", prose=True), f"<ul>{items}</ul>"]
+        if results:
+            parts.append(table(RESULTS, results, "Measured so far", prose=True))
+        else:
+            parts.append("<p>Nothing is measured yet.</p>")
+        return "".join(parts)
 
-    def words(self) -> str:
-        tables = [[head, *rows] for head, rows in ((DIFF, self._diff(self.off())), (FOUND, self._found())) if rows]
-        return "\n".join([*_lacks(self.off()), *(" | ".join(row).replace("\n", " ") for row in sum(tables, []))])
+    def describe(self) -> str:
+        rows = []
+        for head, body in ((DIFF, self._diff(self.off())), (RESULTS, self._results())):
+            rows += [head, *body] if body else []
+        return "\n".join([*_lacks(self.off()), *(" | ".join(row).replace("\n", " ") for row in rows)])
 
-    def _found(self) -> list[list[str]]:
-        return [[_named(off), *measured.shown()] for off, measured in self.measured.items()]
+    def _results(self) -> list[list[str]]:
+        return [[_title(off), *measured.cells()] for off, measured in self.measured.items()]
 
     def _diff(self, off: tuple[str, ...]) -> list[list[str]]:
-        """A row for each difference: what the converted folder says, what is there here, what Transformers takes."""
-        here, right = self.config(off), {ROWS: "in Transformers' order", END: self._end}
-        left = {ROWS: "as in the original" if "rows" in off else right[ROWS], END: None if "eos" in off else self._end}
+        """A row for each difference: the value converted, the value here, and what Transformers makes of it."""
+        here, right = self.config(off), {ROWS: "in Transformers' order", END: self._eos}
+        left = {ROWS: "as in the original" if "rows" in off else right[ROWS], END: None if "eos" in off else self._eos}
         taken = MiniMaxConfig(**here).to_dict() | left
         rows = differences(here | left, self._native | right)
         return [[shown(row.after), shown(row.before), *(_taken(taken[key]) for key in row.after)] for row in rows]
 
 
-def _named(off: tuple[str, ...]) -> str:
+def _title(off: tuple[str, ...]) -> str:
     return "without " + ", ".join(REPAIRS[name].label for name in off) if off else "all on"
 
 

@@ -3,11 +3,12 @@
     experts = Experts(model, tokenizer)
     experts.start()
     experts.wait()
-    print(experts.words())
+    print(experts.text)
 
-For each token a layer's router takes the few experts with the largest scores, and weighs what they compute; the weights
-add up to 1. The reply is greedy, in a conversation of its own. Its last token was written but never read, so no router
-has seen it. Other threads may use the model meanwhile: only this one's tokens are recorded.
+For each token a layer's router takes the few experts with the largest scores. It gives their results weights
+that add up to 1. The reply is greedy, in a conversation of its own. Its last token was written but never
+read, so no router has seen it. Other threads may use the model meanwhile, because only the tokens of this
+thread are recorded.
 """
 
 from collections import Counter
@@ -26,7 +27,7 @@ from ..tokens import noted, percent, pieces, read_out
 from .explorer import Explorer
 
 LONGEST = 200  # tokens of a reply
-MOST = 500  # tokens that are drawn, the last ones
+MOST = 500  # tokens that are drawn; of more only the last ones
 
 Choice = list[tuple[int, float]]  # of one token in one layer: experts and their weights, the largest first
 
@@ -39,14 +40,17 @@ class Record:
         self.layers: list[list[Choice]] = [[] for _ in range(layers)]
 
     def whole(self) -> int:
-        """How many tokens have gone through all layers; an error may have struck between two."""
+        """How many tokens have gone through all layers. After an error some layers may have seen one more."""
         return min(len(self.ids), *map(len, self.layers))
 
 
 class Experts(Explorer):
     title = "Which experts wrote it"
     action = "Reply"
-    hint = "Under each token: its experts and their weights; the colour is that of the first. Escape stops a reply."
+    hint = (
+        "Under each token stand its experts and their weights. The colour is that of the first expert. "
+        "Escape stops a reply."
+    )
 
     def __init__(self, model, tokenizer, message: str = "How do I make mayonnaise?"):
         self._model, self._tokenizer, self._routers = model, tokenizer, routers(model)
@@ -61,8 +65,8 @@ class Experts(Explorer):
     def forget(self) -> None:
         self.record = Record(len(self._routers))
 
-    def told(self) -> str:
-        return self._sentences()[0].partition(", expert")[0] if self.record.whole() else super().told()
+    def summary(self) -> str:
+        return self._sentences()[0].partition(", expert")[0] if self.record.whole() else super().summary()
 
     def run(self) -> Iterator:
         chat, message, record = Chat(self._model, self._tokenizer), self.values["message"], Record(len(self._routers))
@@ -70,11 +74,11 @@ class Experts(Explorer):
         with recorded(self._model, record):
             for count, _ in enumerate(reply):
                 if count == 0:
-                    yield record  # it grows: what is drawn later has the rest
+                    yield record  # it goes on growing, so what is drawn later has the rest
                 yield f"writing: {record.whole()} tokens read"
 
-    def keep(self, found: Record) -> None:
-        self.record = found
+    def keep(self, result: Record) -> None:
+        self.record = result
 
     def chosen(self, layer: int | None = None) -> list[int]:
         """For how many tokens each expert was chosen, in a layer or in all."""
@@ -85,20 +89,23 @@ class Experts(Explorer):
 
     def draw(self) -> str:
         if not self.record.whole():
-            return f"<p>{escape(self.words())}</p>"
-        tokens, choices = self._shown()
+            return f"<p>{escape(self.describe())}</p>"
+        tokens, choices = self._last_tokens()
         colours = [f"hsla({360 * choice[0][0] // self.experts},70%,50%,0.3)" for choice in choices]
-        told = "".join(f"<p>{escape(line)}</p>" for line in self._sentences())
-        return told + self._balance() + noted(tokens, list(map(_note, choices)), colours)
+        sentences = "".join(f"<p>{escape(line)}</p>" for line in self._sentences())
+        return sentences + self._balance() + noted(tokens, list(map(_note, choices)), colours)
 
-    def words(self) -> str:
+    def describe(self) -> str:
         if not self.record.whole():
-            return f"Nothing was read yet. In each layer a token goes through {self.top_k} of {self.experts} experts."
-        tokens, choices = self._shown()
+            return (
+                "The model has read nothing yet: press Reply. "
+                f"In each layer a token goes through {self.top_k} of {self.experts} experts."
+            )
+        tokens, choices = self._last_tokens()
         return "\n".join([*self._sentences(), read_out(tokens, list(map(_note, choices)))])
 
-    def _shown(self) -> tuple[list[str], list[Choice]]:
-        """The tokens, and the chosen layer's choices."""
+    def _last_tokens(self) -> tuple[list[str], list[Choice]]:
+        """The tokens to be drawn, and the choices of the layer that is looked at."""
         part = slice(max(self.record.whole() - MOST, 0), self.record.whole())
         return pieces(self._tokenizer, self.record.ids[part]), self.record.layers[self.values["layer"]][part]
 
@@ -113,7 +120,7 @@ class Experts(Explorer):
         ]
 
     def _balance(self) -> str:
-        """A row an expert: bar, count and share in the chosen layer and in all."""
+        """A table with a row for each expert: bar, count and share, in the chosen layer and in all layers."""
         layer, whole = self.values["layer"], self.record.whole()
         sides = [(self.chosen(layer), whole), (self.chosen(), whole * len(self._routers))]
         heads = (f"layer {layer}", f"all {len(self._routers)} layers")
@@ -123,7 +130,7 @@ class Experts(Explorer):
         most = max(count / total for _, cells in rows for count, total in cells)
         body = "".join(_row(*row, most) for row in rows)
         head = f"<thead><tr><td></td>{top}</tr></thead>"
-        return f"<table>{head}<tbody>{body}</tbody></table>"
+        return f'<table class="mmnb-balance">{head}<tbody>{body}</tbody></table>'
 
 
 def routers(model) -> list[MiniMaxTopKRouter]:
@@ -135,13 +142,13 @@ def routers(model) -> list[MiniMaxTopKRouter]:
 
 
 def recorded(model, record: Record) -> AbstractContextManager:
-    """Within it, what this thread runs through `model`, one row at a time, is added to `record`."""
+    """While it is open, what this thread runs through `model`, one row at a time, is added to `record`."""
 
     def read(inputs, _) -> None:
         record.ids += inputs[0].flatten().tolist()
 
     def choose(layer: list[Choice], _, output) -> None:
-        _, weights, experts = output  # (tokens, top_k) each
+        _, weights, experts = output  # weights and experts: (tokens, top_k)
         rows = zip(experts.tolist(), weights.tolist(), strict=True)
         layer += [list(zip(*row, strict=True)) for row in rows]
 
@@ -159,13 +166,13 @@ def _extremes(where: str, counts: list[int], total: int) -> str:
 
 
 def _row(name: str, cells: list[tuple[float, int]], most: float) -> str:
-    """Of each count and its total the bar, `most` at full width, and the figures."""
+    """For each count and its total a bar, `most` at full width, and the figures."""
     shares = [(count, count / total) for count, total in cells]
-    shown = "".join(
+    columns = "".join(
         f'<td style="text-align:left">{bar(share / most, 8)}</td><td>{count:,.0f} ({percent(share)})</td>'
         for count, share in shares
     )
-    return f'<tr><th scope="row">{name}</th>{shown}</tr>'
+    return f'<tr><th scope="row">{name}</th>{columns}</tr>'
 
 
 def _note(choice: Choice) -> str:

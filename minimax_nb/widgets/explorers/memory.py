@@ -1,13 +1,14 @@
-"""What of a text still counts for its last token, in one head: by the decay alone, or with a model's q and k.
+"""How much of each token of a text one head has left for the last one: by its decay alone, or with q and k too.
 
     memory = HeadMemory(tokenizer)              # the 80 layers and 64 heads of MiniMax-Text-01: a formula, no weights
     memory = HeadMemory(tokenizer, model)       # those of a native model, and q and k of the text
     memory.set("layer", 65)
-    print(memory.words())
+    print(memory.text)
 
-A token at a distance of n tokens has exp(-slope n) of its weight left. With q and k the weight of token s for the last
-one, t, is (q_t k_s) exp(-slope (t - s)): what multiplies v_s in the head's output, before the layer's norm. The norm
-takes the scale away, so weights are shown as shares of the largest. Knows nothing of softmax layers but where they are.
+After n more tokens exp(-slope n) of a token's weight is left. With q and k the weight of token s for the last
+one, t, is (q_t k_s) exp(-slope (t - s)). It multiplies v_s in the head's output, before the layer's norm. The
+norm takes the scale away, so weights are shown as shares of the largest. A negative weight means that the
+token is subtracted. Of softmax layers this file knows only where they are.
 """
 
 from functools import partial
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...lightning.operator import slopes
+from ...original import original_config
 from ..controls import Control
 from ..hooks import watched
 from ..tokens import noted, percent, pieces, read_out, tint, visible
@@ -28,15 +30,15 @@ TEXT = (
     "Last week I had none left, so I made mayonnaise instead. It was good, but it was not the same. "
     "What is my favourite condiment? Your favourite condiment is"
 )
-MOST = 500  # tokens; of a longer text the last ones are taken
-LEFT = 0.01  # what has less than this share is forgotten
+MOST = 500  # tokens; of a longer text only the last ones are read
+LEFT = 0.01  # a token of which less than this share is left counts as forgotten
 DECAY, QK = "decay alone", "decay times q k"
 
 
 class HeadMemory(Explorer):
     hint = (
-        "Under each token: what is left of it for the last token of the text. Arrow keys move the sliders; "
-        "Enter in the text field takes a new text."
+        "Under each token stands how much of it is left for the last token of the text. Orange and a minus: "
+        "the token is subtracted. Arrow keys move the sliders. Enter in the text field takes a new text."
     )
 
     def __init__(self, tokenizer, model=None):
@@ -70,7 +72,7 @@ class HeadMemory(Explorer):
         return self._tokenizer(self.values["text"], add_special_tokens=False).input_ids[-MOST:]
 
     def shares(self, ids: list[int]) -> list[float]:
-        """What is left of each token, the last one last; with q and k as a share of the largest, with its sign."""
+        """How much of each token is left: (tokens,). With q and k they are signed shares of the largest."""
         left = torch.exp(-self.slope * torch.arange(len(ids) - 1, -1, -1, dtype=torch.float64))
         if self._qk:
             if self._scores[0] != ids:
@@ -79,46 +81,47 @@ class HeadMemory(Explorer):
             left = left / left.abs().max().clamp(min=1e-30)
         return left.tolist()
 
-    def told(self) -> str:
-        return self._found()[0].partition(". ")[0].rstrip(".")
+    def summary(self) -> str:
+        return self._findings()[0].partition(". ")[0].rstrip(".")
 
     def draw(self) -> str:
-        told, tokens, shares = self._found()
-        shown = noted(tokens, self._notes(shares), [tint(share or 0) for share in shares]) if tokens else ""
-        return f"<p>{escape(self._head())}</p>{shown}<p>{escape(told)}</p>"
+        sentences, tokens, shares = self._findings()
+        boxes = noted(tokens, self._notes(shares), [tint(share or 0) for share in shares]) if tokens else ""
+        return f"<p>{escape(self._head())}</p>{boxes}<p>{escape(sentences)}</p>"
 
-    def words(self) -> str:
-        told, tokens, shares = self._found()
-        return "\n".join([self._head(), read_out(tokens, self._notes(shares)), told])
+    def describe(self) -> str:
+        sentences, tokens, shares = self._findings()
+        return "\n".join([self._head(), read_out(tokens, self._notes(shares)), sentences])
 
-    def _found(self) -> tuple[str, list[str], list[float | None]]:
-        """What there is to say, the tokens, and their shares: None each in a softmax layer."""
+    def _findings(self) -> tuple[str, list[str], list[float | None]]:
+        """What there is to say, the tokens, and their shares, which are None in a softmax layer."""
         ids = self.ids()
         tokens, shares = pieces(self._tokenizer, ids), [None] * len(ids)
         if not ids:
             return "There is no text: type a sentence.", [], []
         if self.slope is None:
-            told = f"All {len(ids)} tokens are there."
+            sentences = f"All {len(ids)} tokens are kept."
         else:
             shares = self.shares(ids)
-            told = (self._strongest(tokens, shares) if self._qk else self._reach(len(ids))) + self._below(shares)
+            first = self._strongest(tokens, shares) if self._qk else self._reach(len(ids))
+            sentences = first + self._below(shares)
         cut = f" Longer texts are cut to their last {MOST} tokens." if len(ids) == MOST else ""
-        return told + cut, tokens, shares
+        return sentences + cut, tokens, shares
 
     def _head(self) -> str:
         name = f"Layer {self.values['layer']}, head {self.values['head']}"
         if self.slope is None:
-            return (
-                f"{name}: a softmax layer, without decay. It keeps keys and values of all tokens, to be weighed anew."
-            )
-        rates = torch.stack(list(self._slopes.values()))
+            return f"{name}: softmax attention, which has no decay. It keeps the keys and values of all tokens."
+        rates = torch.stack(list(self._slopes.values()))  # (lightning layers, heads)
         further = int((rates < self.slope).sum())
-        half = f"half of a token is left after {_count(log(2) / self.slope)} tokens"
+        half = f"its memory of a token has halved after {_count(log(2) / self.slope)} more tokens"
         return f"{name}: {half}. Of {rates.numel():,} heads, {further:,} see further."
 
     def _reach(self, length: int) -> str:
         beyond = log(2) / self.slope - (length - 1)
-        return f"The half lies {_count(beyond)} tokens before the first token of this text. " if beyond > 0 else ""
+        if beyond <= 0:
+            return ""
+        return f"Half would be left of a token that stood {_count(beyond)} tokens before the first one of this text. "
 
     def _strongest(self, tokens: list[str], shares: list[float]) -> str:
         at = max(range(len(shares)), key=lambda each: abs(shares[each]))
@@ -146,12 +149,12 @@ def lightning_layers(model) -> list[nn.Module]:
 
 @torch.no_grad()
 def scores(model, ids: list[int]) -> dict[int, Tensor]:
-    """q of the last token times k of each, before any decay: (heads, tokens) for each lightning layer."""
+    """q of the last token times k of each token, before any decay: (heads, tokens) for each lightning layer."""
     found = {}
 
     def catch(layer, _, qkv: Tensor) -> None:
         sizes = (layer.num_attention_heads, 3, layer.head_dim)
-        q, k, _ = layer.act_fn(qkv[0]).double().cpu().unflatten(-1, sizes).unbind(2)
+        q, k, _ = layer.act_fn(qkv[0]).double().cpu().unflatten(-1, sizes).unbind(2)  # (tokens, heads, head_dim) each
         found[layer.layer_idx] = torch.einsum("hd,nhd->hn", q[-1], k)
 
     with watched({layer.qkv_proj: partial(catch, layer) for layer in lightning_layers(model)}):
@@ -160,9 +163,11 @@ def scores(model, ids: list[int]) -> dict[int, Tensor]:
 
 
 def _sizes(model) -> tuple[int, int, set[int]]:
-    """Layers, heads, and which layers are lightning layers; without a model those of Text-01."""
+    """Number of layers, number of heads, and which layers are lightning layers; without a model those of Text-01."""
     if model is None:
-        return 80, 64, {layer for layer in range(80) if layer % 8 != 7}
+        text_01 = original_config()
+        lightning = {layer for layer, softmax in enumerate(text_01["attn_type_list"]) if not softmax}
+        return text_01["num_hidden_layers"], text_01["num_attention_heads"], lightning
     first, *rest = lightning_layers(model)
     return first.num_hidden_layers, first.num_attention_heads, {layer.layer_idx for layer in (first, *rest)}
 

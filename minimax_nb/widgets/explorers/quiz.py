@@ -2,7 +2,7 @@
 
     quiz = Quiz("02", read("02", Path("quiz.toml")))
     quiz.set("1", 2)  # the third option of the first question
-    print(quiz.status, quiz.words())
+    print(quiz.status, quiz.text)
 
 An option may be chosen again as often as one likes. In the file, text in `backquotes` is code.
 """
@@ -14,13 +14,25 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from ..controls import quoted
 from .explorer import Explorer
 
 LETTERS = "abc"
+RIGHT, WRONG = "Right.", "Not quite."
+MARKS = {RIGHT: ("✓", "#009e73"), WRONG: ("✗", "#d55e00")}  # a mark beside the word, since a colour is not enough
+
+
+class Option(NamedTuple):
+    """One answer: its letter, its text, RIGHT or WRONG, and the reason."""
+
+    letter: str
+    text: str
+    verdict: str
+    reason: str
 
 
 class Question(NamedTuple):
-    """What is asked, the letter of the right option, and each option as its text and what is said of it."""
+    """As quiz.toml has it: what is asked, the letter of the right option, and text and reason of each option."""
 
     ask: str
     right: str
@@ -28,10 +40,11 @@ class Question(NamedTuple):
     b: list[str]
     c: list[str]
 
-    def options(self) -> list[tuple[str, str, str]]:
-        """Letter, text, and what is said of it: that it is right and why, or what it overlooks."""
-        verdict = {letter: "Right." if letter == self.right else "Not quite." for letter in LETTERS}
-        return [(x, getattr(self, x)[0], f"{verdict[x]} {getattr(self, x)[1]}") for x in LETTERS]
+    def options(self) -> list[Option]:
+        return [
+            Option(letter, text, RIGHT if letter == self.right else WRONG, reason)
+            for letter, (text, reason) in zip(LETTERS, (self.a, self.b, self.c), strict=True)
+        ]
 
 
 def read(number: str, path: Path) -> list[Question]:
@@ -42,72 +55,88 @@ def read(number: str, path: Path) -> list[Question]:
 
 
 class Quiz(Explorer):
+    """`values` maps the number of each answered question, as text, to the chosen option, counted from 0."""
+
     hint = "Tab goes from answer to answer, Enter or the space bar chooses. Choose as often as you like."
 
     def __init__(self, number: str, questions: Sequence[Question]):
-        self.title, self.questions = f"Quiz of notebook {number}", questions
+        self.title = f"Quiz of notebook {number}"
+        self._questions = {str(at): question for at, question in enumerate(questions, 1)}
         super().__init__()
 
-    def set(self, name: str, value) -> None:
-        """Choose an option, counted from 0, of a question, counted from 1. What is said of it becomes the status."""
+    def set(self, name: str, value: int) -> None:
+        """Choose option `value`, counted from 0, of question `name`, counted from 1. The status explains the choice."""
         with self._lock:
-            options = {str(number): question.options() for number, question in self._numbered()}.get(name, [])
-            if value not in range(len(options)):
-                return self._say(f"error: no option {value} of question {name}")
-            letter, _, said = options[value]
+            question = self._questions.get(name) if isinstance(name, str) else None
+            if question is None or type(value) is not int or value not in range(len(LETTERS)):
+                return self.refuse(f"no option {quoted(value)} of question {quoted(name)}")
+            option = question.options()[value]
             self.values = self.values | {name: value}
-            self._redraw(f"{name} {letter}: {plain(said)} {self.count()}")
+            self._redraw(f"{name} {option.letter}: {option.verdict} {plain(option.reason)} {self.count()}")
 
     def draw(self) -> str:
-        return "".join(self._block(*each) for each in self._numbered()) + f"<p>{self.count()}</p>"
+        return "".join(self._block(*each) for each in self._questions.items()) + f"<p>{self.count()}</p>"
 
-    def words(self) -> str:
+    def describe(self) -> str:
         lines = []
-        for number, question in self._numbered():
+        for number, question in self._questions.items():
             lines += ["", f"{number}. {plain(question.ask)}"]
-            for at, (letter, text, said) in enumerate(question.options()):
-                chosen = f" <- {plain(said)}" if self.values.get(str(number)) == at else ""
-                lines.append(f"   {letter}) {plain(text)}{chosen}")
-        return "\n".join([*lines, "", self.count()])
+            for at, option in enumerate(question.options()):
+                chosen = f" <- {option.verdict} {plain(option.reason)}" if self.values.get(number) == at else ""
+                lines.append(f"   {option.letter}) {plain(option.text)}{chosen}")
+        return "\n".join([*lines, "", self.count(), "The answers stand in quiz.toml, too."])
 
-    def folded(self) -> str:
-        """The questions for a page on which nothing can be pressed, with the answers folded below each."""
-        return "".join(_folded(*each) for each in self._numbered())
+    def about(self) -> list[str]:
+        return [f"{self.title}. Run this cell in JupyterLab to choose an answer and be told what it overlooks."]
+
+    def still(self) -> str:
+        """The questions, with the answers folded below each."""
+        return "".join(_folded(*each) for each in self._questions.items())
 
     def count(self) -> str:
         """How many questions are answered, and how many of them rightly now."""
-        given = [(self.questions[int(name) - 1], value) for name, value in self.values.items()]
-        right = sum(LETTERS[value] == question.right for question, value in given)
-        return f"{len(given)} of {len(self.questions)} answered, {right} right."
+        chosen = [self._questions[number].options()[at] for number, at in self.values.items()]
+        right = sum(option.verdict == RIGHT for option in chosen)
+        return f"{len(chosen)} of {len(self._questions)} answered, {right} right."
 
-    def _numbered(self) -> list[tuple[int, Question]]:
-        return list(enumerate(self.questions, 1))
+    def _block(self, number: str, question: Question) -> str:
+        """A group, not a fieldset: the frame of one breaks where its legend is longer than a line."""
+        buttons, reason = "", ""
+        for at, option in enumerate(question.options()):
+            chosen = self.values.get(number) == at
+            buttons += _button(number, at, option, chosen)
+            if chosen:
+                reason = f"<p>{_verdict(option)} {code(option.reason)}</p>"
+        name = escape(f"{number}. {plain(question.ask)}")
+        ask = f"<p><b>{number}. {code(question.ask)}</b></p>"
+        return f'<div role="group" aria-label="{name}" class="mmnb-question">{ask}{buttons}{reason}</div>'
 
-    def _block(self, number: int, question: Question) -> str:
-        buttons, verdict = "", ""
-        for at, (letter, text, said) in enumerate(question.options()):
-            chosen = self.values.get(str(number)) == at
-            buttons += _button(f"{letter}) {text}", number, at, chosen)
-            verdict = f"<p><b>{letter}:</b> {code(said)}</p>" if chosen else verdict
-        return f"<fieldset><legend>{number}. {code(question.ask)}</legend>{buttons}{verdict}</fieldset>"
 
-
-def _button(text: str, number: int, at: int, chosen: bool) -> str:
-    """The chosen one has a thick frame, and says to a screen reader that it is pressed."""
-    style = f"display:block;margin:0.3em 0;padding:0.2em 0.6em;text-align:left;border:{3 if chosen else 1}px solid"
+def _button(number: str, at: int, option: Option, chosen: bool) -> str:
+    """The chosen one has a thick frame and its mark, and says to a screen reader that it is pressed."""
+    mark, colour = MARKS[option.verdict]
+    border = f"3px solid {colour}" if chosen else "1px solid"
+    style = f"display:block;margin:0.3em 0;padding:0.2em 0.6em;text-align:left;border:{border}"
     state = f'data-name="{number}" data-value="{at}" aria-pressed="{"true" if chosen else "false"}"'
-    return f'<button type="button" {state} style="{style}">{code(text)}</button>'
+    sign = f'<span aria-hidden="true">{mark} </span>' if chosen else ""
+    return f'<button type="button" {state} style="{style}">{sign}{option.letter}) {code(option.text)}</button>'
 
 
-def _folded(number: int, question: Question) -> str:
-    options = "".join(f"<br>{letter}) {code(text)}" for letter, text, _ in question.options())
-    said = "<br>".join(f"{letter}: {code(said)}" for letter, _, said in question.options())
-    answer = f"<details><summary>Answer {number}</summary><p>{said}</p></details>"
+def _verdict(option: Option) -> str:
+    mark, colour = MARKS[option.verdict]
+    frame = f"border-left:3px solid {colour};padding-left:0.4em"
+    return f'<b style="{frame}"><span aria-hidden="true">{mark}</span> {option.letter}: {option.verdict}</b>'
+
+
+def _folded(number: str, question: Question) -> str:
+    options = "".join(f"<br>{option.letter}) {code(option.text)}" for option in question.options())
+    reasons = "<br>".join(f"{each.letter}: {each.verdict} {code(each.reason)}" for each in question.options())
+    answer = f"<details><summary>Answer {number}</summary><p>{reasons}</p></details>"
     return f"<p><b>{number}. {code(question.ask)}</b>{options}</p>{answer}"
 
 
 def code(text: str) -> str:
-    """HTML of a text."""
+    """HTML of a text in which backquotes mark code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 

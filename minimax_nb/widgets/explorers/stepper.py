@@ -2,13 +2,16 @@
 
     stepper = Stepper()
     stepper.set("step", 4)
-    print(stepper.words())
+    print(stepper.text)
 
-Scores are made for one tile at a time and thrown away. What is kept of a row is its largest score so far, the sum of
-exp(score - largest) and the output; when a larger score comes, sum and output are scaled down to it. From Dao et al.,
-arXiv 2205.14135, algorithm 1. Tiles in the future of all their queries are never visited.
+The scores are computed for one tile at a time and then thrown away. Of each query only three things are kept:
+its largest score so far, the sum of exp(score - largest), and the output times that sum. When a tile brings a
+larger score, the sum and the output were made with the wrong largest, so both are multiplied by exp(old
+largest - new largest), the shrink factor. This is algorithm 1 of Dao et al., arXiv 2205.14135. Tiles that lie
+in the future of all their queries are never visited.
 """
 
+from math import exp, inf
 from typing import NamedTuple
 
 import torch
@@ -20,24 +23,29 @@ from .explorer import Explorer
 TOKENS, TILE, DIMS = 8, 2, 2
 TILES = [(row, column) for row in range(0, TOKENS, TILE) for column in range(0, row + 1, TILE)]
 SIZES = ("1", "10", "100")
-LEGEND = "In brackets: held now; gone: used and thrown away; later: not yet made; -: in the query's future."
+LEGEND = "In brackets: held now. gone: used and thrown away. later: not computed yet. -: in the query's future."
 
 
 class Row(NamedTuple):
-    """What is kept of a query: the largest score so far, the sum of exp(score - largest), the output times that sum."""
+    """What is kept of a query: the largest score so far, the sum of exp(score - largest), the output times that sum.
 
-    largest: float = float("-inf")
+    `shrink` is the factor by which the last tile has multiplied the sum and the output before it added its
+    own.
+    """
+
+    largest: float = -inf
     total: float = 0.0
     out: tuple[float, ...] = (0.0,) * DIMS
+    shrink: float = 0.0
 
     def take(self, scores: list[float], values: list[list[float]]) -> "Row":
-        """The same after the scores of one more tile, and the values of its keys."""
+        """The same after the scores of one more tile, and the values of its keys: (keys,) and (keys, DIMS)."""
         largest = max(self.largest, *scores)
-        kept = torch.tensor(self.largest - largest).exp().item()
-        weights = [torch.tensor(score - largest).exp().item() for score in scores]
-        mixed = [sum(w * value[dim] for w, value in zip(weights, values, strict=True)) for dim in range(DIMS)]
-        out = tuple(kept * old + new for old, new in zip(self.out, mixed, strict=True))
-        return Row(largest, kept * self.total + sum(weights), out)
+        shrink = exp(self.largest - largest)
+        weights = [exp(score - largest) for score in scores]
+        added = [sum(w * value[dim] for w, value in zip(weights, values, strict=True)) for dim in range(DIMS)]
+        out = tuple(shrink * old + new for old, new in zip(self.out, added, strict=True))
+        return Row(largest, shrink * self.total + sum(weights), out, shrink)
 
     def result(self) -> tuple[float, ...]:
         return tuple(part / self.total for part in self.out)
@@ -45,7 +53,10 @@ class Row(NamedTuple):
 
 class Stepper(Explorer):
     title = "Attention, tile by tile"
-    hint = "Arrow keys move the slider. Times 100, exp(score) is beyond fp32; with the largest taken off it is not."
+    hint = (
+        "Arrow keys move the slider. With scores a hundred times as large, exp(score) is too large for fp32; "
+        "exp(score - largest) never is."
+    )
     controls = (
         Control("step", "Step", 0, low=0, high=len(TILES)),
         Control("size", "Scores times", "1", options=SIZES),
@@ -53,15 +64,15 @@ class Stepper(Explorer):
 
     def forget(self) -> None:
         generator = torch.Generator().manual_seed(3)
-        q, k, self._v = torch.randn(3, TOKENS, DIMS, generator=generator)
-        self._scores = q @ k.T
+        q, k, self._v = torch.randn(3, TOKENS, DIMS, generator=generator)  # (TOKENS, DIMS) each
+        self._scores = q @ k.T  # (TOKENS, TOKENS)
 
-    def rows(self) -> list[Row]:
-        """What is kept of each query after the chosen step."""
+    def rows(self, steps: int | None = None) -> list[Row]:
+        """What is kept of each query after so many steps; without a number after the chosen one."""
         rows, scores = [Row()] * TOKENS, self.scores()
-        for top, left in TILES[: self.values["step"]]:
+        for top, left in TILES[: self.values["step"] if steps is None else steps]:
             for query in range(top, top + TILE):
-                keys = range(left, min(left + TILE, query + 1))
+                keys = range(left, min(left + TILE, query + 1))  # on the diagonal a query does not see what follows it
                 rows[query] = rows[query].take([scores[query][key] for key in keys], self._v[list(keys)].tolist())
         return rows
 
@@ -71,46 +82,65 @@ class Stepper(Explorer):
     def plain(self) -> list[list[float]]:
         """Softmax attention over the whole matrix at once."""
         future = torch.ones(TOKENS, TOKENS, dtype=torch.bool).triu(1)
-        whole = torch.tensor(self.scores()).masked_fill(future, float("-inf")).softmax(-1)
-        return (whole @ self._v).tolist()
+        weights = torch.tensor(self.scores()).masked_fill(future, -inf).softmax(-1)
+        return (weights @ self._v).tolist()
 
     def draw(self) -> str:
-        head = ["query", *(f"key {key}" for key in range(TOKENS)), "largest", "sum", "output"]
+        head = ["query", *(f"key {key}" for key in range(TOKENS)), "largest", "shrink", "sum", "output"]
         scores, rows = self.scores(), self.rows()
-        body = [[str(query), *self._marks(query, scores), *_kept(rows[query])] for query in range(TOKENS)]
-        return table(head, body, "Scores") + f"<p>{LEGEND}</p><p>{self._memory()} {self._exact(rows)}</p>"
+        body = [[str(query), *self._marks(query, scores), *self._kept(query, rows[query])] for query in range(TOKENS)]
+        sentences = [LEGEND, *self._sentences(rows)]
+        return table(head, body, "Scores, and what is kept of each query") + "".join(f"<p>{s}</p>" for s in sentences)
 
-    def words(self) -> str:
-        return f"{self._memory()} {self._exact(self.rows())}"
+    def describe(self) -> str:
+        return " ".join(self._sentences(self.rows()))
 
-    def _tile(self) -> tuple[int, int] | None:
-        return TILES[self.values["step"] - 1] if self.values["step"] else None
-
-    def _marks(self, query: int, scores: list[list[float]]) -> list[str]:
-        """A score while it is held; "gone" after, "later" before, and "-" for what is in the query's future."""
-        past = TILES[: max(self.values["step"] - 1, 0)]
-        found = []
-        for key in range(TOKENS):
-            tile = (query - query % TILE, key - key % TILE)
-            mark = "gone" if tile in past else f"[{scores[query][key]:.1f}]" if tile == self._tile() else "later"
-            found.append("-" if key > query else mark)
-        return found
-
-    def told(self) -> str:
+    def summary(self) -> str:
         if not (tile := self._tile()):
             return f"Step 0 of {len(TILES)}: nothing is computed yet."
         queries, keys = (f"{first} and {first + TILE - 1}" for first in tile)
         return f"Step {self.values['step']} of {len(TILES)}: queries {queries} meet keys {keys}."
 
-    def _memory(self) -> str:
+    def _tile(self) -> tuple[int, int] | None:
+        return TILES[self.values["step"] - 1] if self.values["step"] else None
+
+    def _marks(self, query: int, scores: list[list[float]]) -> list[str]:
+        """A score while it is held, "gone" after that, "later" before, and "-" for what is in the query's future."""
+        past = TILES[: max(self.values["step"] - 1, 0)]
+        marks = []
+        for key in range(TOKENS):
+            tile = (query - query % TILE, key - key % TILE)
+            if key > query:
+                marks.append("-")
+            elif tile in past:
+                marks.append("gone")
+            else:
+                marks.append(f"[{scores[query][key]:z.1f}]" if tile == self._tile() else "later")
+        return marks
+
+    def _kept(self, query: int, row: Row) -> list[str]:
+        """The last cells of a query's row; a shrink factor only at the step at which it is used."""
+        if not row.total:
+            return ["", "", "", ""]
+        top, left = self._tile()
+        shrink = f"{row.shrink:.2f}" if left and query in range(top, top + TILE) else ""
+        return [f"{row.largest:z.1f}", shrink, f"{row.total:.3f}", ", ".join(f"{part:z.2f}" for part in row.result())]
+
+    def _sentences(self, rows: list[Row]) -> list[str]:
+        """What happened at this step, what it takes, and what is finished. Before the first step there is nothing."""
+        if not (tile := self._tile()):
+            return []
+        before = self.rows(self.values["step"] - 1)
+        happened = [_happened(query, before[query], rows[query]) for query in range(tile[0], tile[0] + TILE)]
         held = TILE * TILE + TILE * (2 + DIMS)
-        return (
+        memory = (
             f"On the chip: {TILE * TILE} scores, and of {TILE} queries largest, sum and output: {held} numbers, "
             f"however long the text. Plain softmax writes {TOKENS * TOKENS} scores to memory."
         )
+        return [" ".join(happened), memory, self._exact(rows)]
 
     def _exact(self, rows: list[Row]) -> str:
-        done = [query for query, row in enumerate(rows) if self.values["step"] >= _last_step(query)]
+        done = [query for query in range(TOKENS) if self.values["step"] >= _last_step(query)]
         if not done:
             return "No query is finished."
         plain = self.plain()
@@ -118,13 +148,18 @@ class Stepper(Explorer):
         return f"Finished queries: {len(done)}, equal to plain softmax within 1e-6: {'yes' if apart < 1e-6 else 'NO'}."
 
 
+def _happened(query: int, before: Row, after: Row) -> str:
+    if not before.total:
+        return f"Query {query} meets its first tile, so there is nothing to shrink."
+    if after.largest == before.largest:
+        return f"Query {query} meets no score above {before.largest:z.1f}, so its sum and output stay (factor 1)."
+    return (
+        f"Query {query} meets a larger score, {after.largest:z.1f} after {before.largest:z.1f}, so its sum and "
+        f"output are first multiplied by exp({before.largest:z.1f} - {after.largest:z.1f}) = {after.shrink:.3g}."
+    )
+
+
 def _last_step(query: int) -> int:
     """The step after which a query has met all its keys."""
     top = query - query % TILE
     return TILES.index((top, top)) + 1
-
-
-def _kept(row: Row) -> list[str]:
-    if not row.total:
-        return ["", "", ""]
-    return [f"{row.largest:.1f}", f"{row.total:.3f}", ", ".join(f"{part:.2f}" for part in row.result())]

@@ -1,10 +1,10 @@
 """What else a token could have been: the likeliest candidates at its place, and their probabilities.
 
-    steps = []
-    chat.send("How do I make pesto?", watch=lambda *draw: steps.append(step(*draw)))
-    described(steps[0], chat.tokenizer, before=[], sampled=False)      # {"words": "'For': ...", "rows": [...]}
+    draws = []
+    chat.send("How do I make pesto?", watch=lambda *tensors: draws.append(draw(*tensors)))
+    describe(draws[0], chat.tokenizer, before=[], sampled=False)      # {"title": "'For': ...", "rows": [...]}
 
-`step` keeps what the decoding loop has drawn from and computes nothing anew. It knows no conversation and no page.
+`draw` keeps what the decoding loop has drawn from; nothing is computed a second time.
 """
 
 from math import inf
@@ -14,12 +14,14 @@ import torch
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 COUNT = 8
-PART = "·"  # stands for a token which is a part of a character that a later one completes
+PART = "·"  # stands for a token that is part of a character which a later token completes
 BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # how byte-level vocabularies write each byte
 
 
 class Candidate(NamedTuple):
-    """A token, its rank in the draw from 1, None if it was cut, its probability there, and the model's own for it."""
+    """A token, its rank in the draw from 1, None if the settings cut it, and two probabilities: `drawn` is
+    the one with the settings, `own` the model's without them.
+    """
 
     id: int
     rank: int | None
@@ -27,10 +29,11 @@ class Candidate(NamedTuple):
     own: float
 
 
-class Step(NamedTuple):
-    """One draw: the token, how many of the vocabulary were not cut, and the candidates.
+class Draw(NamedTuple):
+    """The token that was taken, how many of the vocabulary were not cut, and the candidates.
 
-    These are the COUNT likeliest, cut ones last; then the token itself and the model's own first, if not among them.
+    These are the COUNT likeliest, cut ones last. The token itself and the model's own first follow, if not
+    among them.
     """
 
     id: int
@@ -39,48 +42,45 @@ class Step(NamedTuple):
     candidates: list[Candidate]
 
 
-def step(token: torch.Tensor, scores: torch.Tensor, logits: torch.Tensor) -> Step:
-    """What is worth keeping of what `Chat` tells its `watch`."""
-    (chosen,), scores, logits = token, scores[0], logits[0]
-    ids = torch.cat([scores.topk(COUNT).indices, chosen, logits.topk(COUNT).indices])
-    above = (scores > scores[ids[COUNT : COUNT + 2], None]).sum(-1)  # the token itself, the model's own first
-    *above, kept = torch.cat([above, (scores > -inf).sum()[None]]).tolist()
-    shares = torch.stack([scores.softmax(-1)[ids], logits.softmax(-1)[ids]]).tolist()
-    at = [*range(COUNT), *above, *[kept] * (COUNT - 1)]
-    ranks = [None if better >= kept else better + 1 for better in at]
-    rows = list(map(Candidate, ids.tolist(), ranks, *shares))
-    return Step(chosen.item(), kept, len(scores), _shown(rows[: min(COUNT, kept)], rows[COUNT:]))
+def draw(token: torch.Tensor, scores: torch.Tensor, logits: torch.Tensor) -> Draw:
+    """What is worth keeping of what `Chat` hands to its `watch`: token (1, 1), scores and logits (1, vocabulary)."""
+    token, scores, logits = token[0], scores[0], logits[0]  # (1,), (vocabulary,), (vocabulary,)
+    own_first = logits.topk(COUNT).indices  # (COUNT,)
+    ids = torch.cat([scores.topk(COUNT).indices, token, own_first])  # (2 COUNT + 1,), some of them twice
+    above = (scores > scores[ids, None]).sum(-1)  # (2 COUNT + 1,): how many tokens are likelier than each
+    figures = torch.stack([scores.softmax(-1)[ids], logits.softmax(-1)[ids]])  # (2, 2 COUNT + 1)
+    chosen, first, kept, *above = torch.cat([token, own_first[:1], (scores > -inf).sum()[None], above]).tolist()
+
+    every = {}
+    for each, better, drawn, own in zip(ids.tolist(), above, *figures.tolist(), strict=True):
+        every[each] = Candidate(each, better + 1 if better < kept else None, drawn, own)
+    by_rank = sorted(every.values(), key=lambda candidate: (candidate.rank or inf, -candidate.own))
+    others = [candidate for candidate in by_rank[COUNT:] if candidate.id in (chosen, first)]
+    return Draw(chosen, kept, len(scores), by_rank[:COUNT] + others)
 
 
-def _shown(likeliest: list[Candidate], others: list[Candidate]) -> list[Candidate]:
-    """`others` begin with two that are shown in any case; the rest are cut where there is room for them."""
-    there = {each.id for each in likeliest}
-    shown = (likeliest + [each for each in others[1:] if each.id not in there])[:COUNT]
-    there = {each.id for each in shown}
-    beyond = {each.id: each for each in others[:2] if each.id not in there}
-    return shown + sorted(beyond.values(), key=lambda each: each.rank or inf)
-
-
-def described(step: Step, tokenizer, before: list[int], sampled: bool) -> dict:
-    """A step for a page: `words` on the draw, and `rows` of text and figures. `before` as in `name`."""
+def describe(draw: Draw, tokenizer, before: list[int], sampled: bool) -> dict:
+    """A draw for a page: a `title`, and `rows` of text and figures. `before` as in `name`."""
     rows = [
         {
             "name": name(each.id, tokenizer, before),
-            "chosen": each.id == step.id,
+            "chosen": each.id == draw.id,
             "rank": str(each.rank or "-"),
             "shares": [each.drawn, each.own],
             "figures": [_figure(each.drawn) if each.rank else "cut", _figure(each.own)],
         }
-        for each in step.candidates
+        for each in draw.candidates
     ]
-    how = f"drawn, {_number(step)}" if sampled else "the likeliest, taken without a draw"
-    return {"words": f"{name(step.id, tokenizer, before)}: {how}", "rows": rows}
+    how = f"drawn, {_number(draw)}" if sampled else "the likeliest, taken without a draw"
+    return {"title": f"{name(draw.id, tokenizer, before)}: {how}", "rows": rows}
 
 
-def _number(step: Step) -> str:
-    rank = next(each.rank for each in step.candidates if each.id == step.id)
-    kept = f"all {step.kept:,} tokens" if step.kept == step.vocabulary else f"the {step.kept:,} that were kept"
-    return f"number {rank} of {kept}" if step.kept > 1 else "the only one that was kept"
+def _number(draw: Draw) -> str:
+    if draw.kept == 1:
+        return "the only one that was kept"
+    rank = next(each.rank for each in draw.candidates if each.id == draw.id)
+    kept = f"all {draw.kept:,} tokens" if draw.kept == draw.vocabulary else f"the {draw.kept:,} that were kept"
+    return f"number {rank} of {kept}"
 
 
 def _figure(share: float) -> str:
@@ -88,9 +88,10 @@ def _figure(share: float) -> str:
 
 
 def name(token: int, tokenizer, before: list[int]) -> str:
-    """A token as one can read it: text in quotes, a mark as it is, half a character in bytes.
+    """A token as one can read it: text in quotes, a special token as it is, a part of a character in bytes.
 
-    `before` are the tokens with which the character has begun, for it to be shown where the token completes it.
+    `before` are the tokens that began the character. With them the token that completes it can say which one
+    it is.
     """
     if token in tokenizer.all_special_ids:
         return tokenizer.convert_ids_to_tokens(token)
@@ -105,7 +106,7 @@ def name(token: int, tokenizer, before: list[int]) -> str:
 
 
 def sign(token: int, text: str, tokenizer) -> str:
-    """What to draw for a token that shows little or nothing of the reply's text; empty where the text suffices."""
+    """What to draw for a token of which little or nothing is to be seen; empty where its text suffices."""
     if text:
         return "↵" if text.isspace() and "\n" in text else ""
     if token == tokenizer.eos_token_id:

@@ -2,7 +2,7 @@
 
     as_code("_work/demo", "a system prompt", [("How do I make pesto?", {"do_sample": False}, None)])
 
-It knows messages and settings, no chat and no model. What a seed draws is the same on the same machine only.
+A seed draws the same tokens again on the same machine. Another one may round differently.
 """
 
 import json
@@ -39,7 +39,7 @@ def _settings(settings: dict) -> str:
 
 
 def _near(folder: str) -> str:
-    """A folder below this one by its way from here, so that the cell can move along; others as they were given."""
+    """A folder inside the working one as a relative path, so that the cell can move with it; others as given."""
     here, path = Path.cwd(), Path(folder)
     return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
 

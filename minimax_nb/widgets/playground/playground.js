@@ -1,35 +1,5 @@
-// The page of the playground. It draws the traits of playground_view.py and sends {do: ...}; it decides nothing.
+// The page of the playground. It draws the traits of view.py and sends {do: ...}; it decides nothing.
 // Nodes are built once and changed in place, so that focus, scrolling and screen readers keep their place.
-
-// Ties a field to a value of the kernel's. `follow` takes that value, but not the kernel's answers to older values
-// while a newer one is on its way, nor while nothing has changed there: either would undo what is just being typed.
-function tied(input, read, change) {
-  let known, asked; // the kernel's value as last seen, and the value last sent and not yet answered
-  input.addEventListener("change", () => {
-    asked = read();
-    change(asked);
-  });
-  const follow = (value) => {
-    if (asked === undefined && value !== known) input.value = value ?? "";
-    if (value === asked) asked = undefined;
-    known = value;
-  };
-  return { follow, forget: () => (asked = undefined) };
-}
-
-// A labelled input for one setting: a slider where both ends are known and it is not a whole number.
-function control({ name, label, low, high, step }, change) {
-  const slider = high !== null && step !== 1;
-  const limits = { min: low, step, ...(high === null ? {} : { max: high }) };
-  const input = node("input", { type: slider ? "range" : "number", name, ...limits });
-  const shown = node("span", { "aria-hidden": "true", class: "mmnb-value" }); // a slider reads its value out itself
-  const show = () => (shown.textContent = input.value);
-  input.addEventListener("input", show);
-  const read = () => (input.value === "" ? null : Number(input.value));
-  const { follow, forget } = tied(input, read, (value) => change(name, value));
-  const row = node("div", { class: "mmnb-setting" }, node("label", {}, label, input), ...(slider ? [shown] : []));
-  return { name, follow: (value) => (follow(value), show()), forget, row };
-}
 
 // The turns of the conversation. A turn that goes on only gets more tokens: those that are there stay.
 function conversation(speakers) {
@@ -39,18 +9,18 @@ function conversation(speakers) {
   const goesOn = (old, turn) =>
     old?.role === turn.role && old.tokens?.every((each, at) => String(each) === String(turn.tokens[at]));
 
-  function show(turn, at) {
+  function drawTurn(turn, at) {
     const old = drawn[at];
     if (old && old.role === turn.role && old.content === turn.content && old.tokens === turn.tokens) return;
     if (goesOn(old, turn)) return log.children[at].append(...turn.tokens.slice(old.tokens.length).map(token));
-    const said = turn.tokens ? turn.tokens.map(token) : [turn.content];
-    const made = node("p", { class: `mmnb-turn mmnb-${turn.role}` }, node("b", {}, speakers[turn.role]), " ", ...said);
+    const parts = turn.tokens ? turn.tokens.map(token) : [turn.content];
+    const made = node("p", { class: `mmnb-turn mmnb-${turn.role}` }, node("b", {}, speakers[turn.role]), " ", ...parts);
     log.children[at] ? log.children[at].replaceWith(made) : log.append(made);
   }
 
   function draw(turns) {
     const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 8;
-    turns.forEach(show);
+    turns.forEach(drawTurn);
     while (log.children.length > turns.length) log.lastChild.remove();
     drawn = turns;
     if (atEnd) log.scrollTop = log.scrollHeight;
@@ -64,13 +34,13 @@ function conversation(speakers) {
 function explanation(heads, tokens, look) {
   const slider = node("input", { type: "range", min: "0", disabled: "" });
   const count = node("span", { "aria-hidden": "true", class: "mmnb-value" });
-  const words = node("p", { class: "mmnb-words" });
+  const title = node("p", { class: "mmnb-candidate" });
   const rows = node("tbody");
   const head = node("tr", {}, ...heads.map((each) => node("th", { scope: "col" }, each)));
   const table = node("table", { "aria-label": "Candidates" }, node("thead", {}, head), rows);
   const none = "No token yet: send a message.";
   const hint = "Click a word of a reply, or move the slider. Bars: with the settings. Frames: the model alone.";
-  let marked, asked; // `asked` as in `tied`: the place last asked for and not yet answered
+  let marked, asked; // the token that is framed; the place that was asked for and has not come back yet
 
   function mark(place, total) {
     slider.value = place;
@@ -104,11 +74,11 @@ function explanation(heads, tokens, look) {
   function draw(candidates, place) {
     table.hidden = slider.disabled = !candidates;
     if (place === asked || !candidates) asked = undefined;
-    words.textContent = candidates?.words ?? none;
+    title.textContent = candidates?.title ?? none;
     rows.replaceChildren(...(candidates?.rows.map(row) ?? []));
     slider.max = candidates ? candidates.count - 1 : 0;
     if (asked === undefined) mark(candidates?.place ?? 0, candidates?.count);
-    slider.setAttribute("aria-valuetext", `${count.textContent} ${words.textContent}`);
+    slider.setAttribute("aria-valuetext", `${count.textContent} ${title.textContent}`);
   }
 
   const field = node(
@@ -116,7 +86,7 @@ function explanation(heads, tokens, look) {
     { class: "mmnb-could" },
     node("legend", {}, "What else it could have been"),
     node("div", { class: "mmnb-setting" }, node("label", {}, "Token", slider), count),
-    words,
+    title,
     table,
     node("p", { class: "mmnb-note" }, hint),
   );
@@ -124,7 +94,8 @@ function explanation(heads, tokens, look) {
 }
 
 function render({ model, el }) {
-  const ask = (action, rest = {}) => model.send({ do: action, ...rest });
+  const asking = asker(model);
+  const { ask, waits, late } = asking;
 
   const { log, draw: drawTurns, tokens } = conversation(model.get("speakers"));
   const could = explanation(model.get("heads"), tokens, (place) => ask("look", { place }));
@@ -138,8 +109,9 @@ function render({ model, el }) {
   });
   const reset = button("Reset", () => {
     box.value = "";
-    [system, ...controls].forEach((each) => each.forget());
     ask("reset");
+    controls.forEach((each) => each.again(model.get("settings")[each.name]));
+    system.again(model.get("system"));
   });
   const copy = button("Copy as code", copyCode);
   const kept = "New chat keeps the settings, Reset puts them back too.";
@@ -149,7 +121,12 @@ function render({ model, el }) {
   const codeRow = node("label", { class: "mmnb-code", hidden: "" }, codeLabel, code);
   const systemBox = node("textarea", { rows: "1" });
   const systemLabel = "System prompt, from the next new chat on (empty is none)";
-  const system = tied(systemBox, () => systemBox.value, (text) => ask("set_system", { text }));
+  const system = tied(
+    systemBox,
+    () => systemBox.value,
+    (text) => (systemBox.value = text ?? ""),
+    (text) => ask("set_system", { text }),
+  );
   const controls = model.get("controls").map((each) => control(each, (name, value) => ask("set", { name, value })));
   const note = node("p", { class: "mmnb-note" }, "Top-k, top-p and the seed count when the temperature is above 0.");
   const legend = node("legend", {}, "Settings, from the next reply on");
@@ -198,6 +175,7 @@ function render({ model, el }) {
     log,
     node("label", { class: "mmnb-message" }, "Message", box),
     node("div", { class: "mmnb-buttons" }, send, stop, regenerate, newChat, reset, copy),
+    late,
     status,
     node("p", { class: "mmnb-hint" }, "Enter sends, Shift+Enter starts a new line, Esc stops. ", kept),
     codeRow,
@@ -210,50 +188,43 @@ function render({ model, el }) {
     node("div", { class: "mmnb-columns" }, chat, could.field),
     settings,
   );
-  // Else arrow keys, Enter and others would be JupyterLab's commands: it asks the focused element itself.
-  for (const each of root.querySelectorAll("*")) each.dataset.lmSuppressShortcuts = "true";
-  root.addEventListener("keydown", (event) => event.key === "Escape" && model.get("busy") && ask("stop"));
-
   // A turn of the model's is its tokens; the one being written is the last.
   function turns() {
     const replies = model.get("tokens");
     let next = 0;
-    const said = model
+    const finished = model
       .get("messages")
       .map((each) => (each.role === "assistant" ? { ...each, tokens: replies[next++] } : each));
     const growing = { role: "assistant", tokens: model.get("growing") };
-    return model.get("reply") === null ? said : [...said, growing];
+    return model.get("reply") === null ? finished : [...finished, growing];
   }
 
-  let told; // the kernel's last status: what the page says itself stays until there is a new one
+  let known; // the kernel's last status: what the page says itself stays until there is a new one
 
   function draw() {
     const values = model.get("settings");
     const busy = model.get("busy");
     drawTurns(turns());
     could.draw(model.get("candidates"), model.get("place"));
-    for (const each of controls) each.follow(values[each.name]);
-    system.follow(model.get("system") ?? "");
+    for (const each of controls) if (!waits("set", each.name)) each.follow(values[each.name]);
+    if (!waits("set_system")) system.follow(model.get("system"));
     log.setAttribute("aria-busy", busy);
-    if (told !== model.get("status")) status.textContent = told = model.get("status");
+    if (known !== model.get("status")) status.textContent = known = model.get("status");
     if (code.value !== model.get("code")) code.value = model.get("code");
     codeRow.hidden ||= !model.get("code");
-    // Not `disabled`: that would take the focus away from a button while it is pressed.
-    for (const each of [send, regenerate]) each.setAttribute("aria-disabled", busy);
-    stop.setAttribute("aria-disabled", !busy);
+    for (const each of [send, regenerate]) enable(each, !busy);
+    enable(stop, busy);
   }
 
   function giveBack() {
     box.value ||= model.get("unsent");
   }
 
-  model.on("change", draw);
   model.on("change:unsent", giveBack);
-  el.append(root);
-  draw();
+  const away = show({ model, el }, root, asking, draw);
   return () => {
-    model.off("change", draw);
     model.off("change:unsent", giveBack);
+    away();
   };
 }
 
