@@ -41,7 +41,7 @@ class Exercise(NamedTuple):
 
 WEIGHTS = "expert_bytes * expert_weights + 2 * (total - expert_weights)"
 SYSTEM = '{"role": "system", "content": "You are a helpful assistant."}'
-MENDED = 'edit(**{key: native[key] for key in ("layer_types", "mlp_alpha_factor", "rope_parameters")})'
+MENDED = 'edit(mend, **{key: native[key] for key in ("layer_types", "mlp_alpha_factor", "rope_parameters")})'
 EXERCISES = {
     "01-29": Exercise('"Who are you?"', '"How do I make pesto?"', ('"How do I make aioli?"',)),
     "01-31": Exercise(
@@ -60,11 +60,21 @@ EXERCISES = {
         ("[0, 1, 2]", "[6, 0, 1, 2, 7, 3, 4, 5]"),
         r"\A(?!right)",
     ),
-    "02-93": Exercise("edit()", MENDED, ("edit(mlp_alpha_factor=2.0)",), r"\A(?!all is well)"),
+    "02-93": Exercise(
+        "edit(mend)",
+        MENDED,
+        (
+            "edit(mend, mlp_alpha_factor=2.0)",
+            "edit(mend, layer_types=[0, 0, 0, 0, 0, 0, 0, 1])",
+            "edit(mend, layer_types='full_attention')",
+            "edit(mend, rope_theta=10000, rope_parameters=10000)",
+        ),
+        r"\A(?!all is well)",
+    ),
     "02-95": Exercise(
-        "edit()",
-        "edit(mlp_alpha_factor=1.0)",
-        ("edit(eos_token_id=5)", "edit(layer_types=native['layer_types'][::-1])"),
+        "edit(fool)",
+        "edit(fool, mlp_alpha_factor=1.0)",
+        ("edit(fool, eos_token_id=5)", "edit(fool, layer_types=native['layer_types'][::-1])"),
         r"\nwith the original:\nall is well|without the original:\n(?!all is well)",
     ),
     "03-104": Exercise(
@@ -93,22 +103,37 @@ EXERCISES = {
 
 
 def script(notebook: Path) -> tuple[str, int]:
-    """All code of a notebook with answers and solutions in their places, and how many solutions there are."""
-    parts, count = [PRELUDE], 0
-    for cell in nbformat.read(notebook, 4).cells:
-        found = [cell.source] if cell.cell_type == "code" else SOLUTION.findall(cell.source)
-        count += len(found) if cell.cell_type == "markdown" else 0
-        parts += found + (answers(cell) if cell.id in EXERCISES else [])
+    """Code that runs a notebook as *Run All* does, then its exercises again; and how many solutions it has.
+
+    Exercises come again as they stand, which their checks must still turn down, and then with answers and solutions.
+    """
+    cells = nbformat.read(notebook, 4).cells
+    run_all = [cell.source for cell in cells if cell.cell_type == "code"]
+    untouched = [judged(cell, cell.source, False) for cell in cells if cell.id in EXERCISES]
+    parts, count = [PRELUDE, *run_all, *untouched], 0
+    for cell in cells[exercises_begin(cells) :]:
+        solutions = SOLUTION.findall(cell.source) if cell.cell_type == "markdown" else []
+        count += len(solutions)
+        parts += [cell.source] if cell.cell_type == "code" and "quiz(" not in cell.source else solutions
+        parts += answers(cell) if cell.id in EXERCISES else []
     return "\n\n".join(parts), count
+
+
+def exercises_begin(cells: list[NotebookNode]) -> int:
+    return next(at for at, cell in enumerate(cells) if cell.source.startswith("## Exercises"))
 
 
 def answers(cell: NotebookNode) -> list[str]:
     """Code that gives wrong answers, then the right one, and asserts what the check makes of them."""
-    given, right, wrong, turns_down = EXERCISES[cell.id]
+    given, right, wrong, _ = EXERCISES[cell.id]
     assert cell.source.count(given) == 1
-    tried = {answer: cell.source.replace(given, answer) for answer in (*wrong, right)}
-    judged = "assert bool(re.search({!r}, _text := _said({!r}))) == {}, _text"
-    return [judged.format(turns_down, source, answer != right) for answer, source in tried.items()]
+    return [judged(cell, cell.source.replace(given, answer), answer == right) for answer in (*wrong, right)]
+
+
+def judged(cell: NotebookNode, source: str, right: bool) -> str:
+    """Code that runs the source of an exercise, and asserts that its check takes it for right, or turns it down."""
+    turns_down = EXERCISES[cell.id].turns_down
+    return f"assert bool(re.search({turns_down!r}, _text := _said({source!r}))) == {not right}, _text"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -122,10 +147,9 @@ def test_checks_judge_and_solutions_solve(notebook):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_what_is_untouched_is_not_taken(notebook):
     cells = nbformat.read(notebook, 4).cells
-    begin = next(at for at, cell in enumerate(cells) if cell.source.startswith("## Exercises"))
-    exercises = takewhile(lambda cell: not cell.source.startswith("## Quiz"), cells[begin:])
+    exercises = takewhile(lambda cell: not cell.source.startswith("## Quiz"), cells[exercises_begin(cells) :])
     outputs = {cell.id: cell.outputs for cell in exercises if cell.cell_type == "code"}
-    judged = {name: "".join(output.get("text", "") for output in found) for name, found in outputs.items() if found}
-    refusals = {name: EXERCISES[name].turns_down if name in EXERCISES else NOT_YET for name in judged}
-    assert len(judged) >= 2
-    assert [name for name, text in judged.items() if not re.search(refusals[name], text)] == []
+    printed = {name: "".join(output.get("text", "") for output in found) for name, found in outputs.items() if found}
+    refusals = {name: EXERCISES[name].turns_down if name in EXERCISES else NOT_YET for name in printed}
+    assert len(printed) >= 2
+    assert [name for name, text in printed.items() if not re.search(refusals[name], text)] == []
