@@ -117,6 +117,19 @@ def test_the_readme_quotes_the_lightning_run():
     assert all(f"{seconds:.2f}" in text for seconds in (stock, torch)) and abs(fused - 2.95) < 0.01 and "2.95 s" in text
 
 
+def test_readme_and_first_hour_quote_the_runs_of_the_step():
+    files = (NOTEBOOKS / "results" / name for name in ("decode_h200.json", "decode_h200_x2.json"))
+    one, two = (json.loads(file.read_text()) for file in files)
+    pages = [(path / "README.md").read_text(encoding="utf-8") for path in (NOTEBOOKS.parent, NOTEBOOKS)]
+    readme, hour = (re.sub(r"\s+", " ", text) for text in pages)
+    short = [r for r in one["speed"] if (r["what"], r.get("batch"), r.get("context")) == ("decode", 1, K1)]
+    ms = {r["way"]: r["ms"] for r in short}
+    assert all(f"{ms['static']:.1f} ms a token" in text and f"{ms['today']:.1f} ms" in text for text in (readme, hour))
+    assert f"would take {short[0]['floor_ms']:.1f}" in readme
+    ms = {r["way"]: r["ms"] for r in two["devices"] if r["gpus"] == 2}
+    assert f"{ms['static']:.1f} ms instead of {ms['today']:.1f}" in hour
+
+
 def test_round_words():
     assert row("eager", K16)["status"] == "out of memory" and "32.00 GiB" in row("eager", K16)["why"]
     assert row("eager", K1)["ms"] / row("flash_attention_2", K1)["ms"] < 1.02
