@@ -88,6 +88,14 @@ EXERCISES = {
         ('{"max_new_tokens": 200}',),
     ),
     "03-108": Exercise("top_p = 0.9", "top_p = 0.5", ("top_p = 0.2",)),
+    "04-70": Exercise("tokens = 1_024", "tokens = 32_768", ("tokens = 40_000", "tokens = 65_536")),
+    "04-72": Exercise(
+        "return largest, total, out",
+        "x, y = (torch.exp(half[0] - largest) for half in (a, b))\n"
+        "    return largest, x * a[1] + y * b[1], x * a[2] + y * b[2]",
+        ("return largest, total / 2, out", "return a[0], total, out"),
+    ),
+    "04-74": Exercise("saved = 50.0", "saved = 13.2", ("saved = 26.4", "saved = 0.132", "saved = 2.0")),
     "05-110": Exercise("slope = 0.001", "slope = log(10) / 20_000", ("slope = 0.00001",)),
     "05-112": Exercise(
         "torch.bfloat16, torch.bfloat16",
@@ -95,9 +103,14 @@ EXERCISES = {
         ("torch.bfloat16, torch.float32", "torch.float32, torch.float32"),
     ),
     "05-114": Exercise(
-        "mended = padded",
-        "mended = padded * torch.exp(5 * rates)[:, None, None]",
-        ("mended = padded * torch.exp(4 * rates)[:, None, None]",),
+        "return state",
+        "return state * torch.exp(5 * rates)[:, None, None]",
+        (
+            "return state * torch.exp(4 * rates)[:, None, None]",
+            "return state * torch.exp(5 * rates)",
+            "return state[0] * torch.exp(5 * rates)[:, None, None]",
+            "return None",
+        ),
     ),
 }
 

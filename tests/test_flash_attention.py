@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from statistics import median
 
 import nbformat
 import pytest
@@ -12,6 +13,7 @@ from minimax_nb.attention import LONG
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 BENCH = json.loads((NOTEBOOKS / "results" / "flash_attention_h200.json").read_text())
 KERNELS = json.loads((NOTEBOOKS / "results" / "sdpa_kernels_h200.json").read_text())
+FLASH = "flash_attention_2"
 K1, K4, K16, K128 = 1024, 4096, 16384, 131072
 QUOTED = re.compile(r"\d[\d.,]*(?: to \d[\d.]*)? (?:ms|%|GB|times as fast)|falls to [\d.]+\d")
 
@@ -53,43 +55,79 @@ def softmax(attention: str, length: int) -> float:
     return row(attention, length)["kinds"]["softmax"]
 
 
-def claims() -> list[str]:
-    """The sentences, or parts of them, with the figures of the JSON in them."""
-    memory = {
-        name: [row(name, n).get("extra_gb", 0) for n in (K1, K4, K128)] for name in ("eager", "flash_attention_2")
+def plan(form: str, length: int, what: str, field: str) -> float:
+    """A field of the run of single layers, at batch 1 and without pads."""
+    wanted = {"form": form, "length": length, "what": what, "batch": 1}
+    (found,) = [row for row in KERNELS["rows"] if wanted.items() <= row.items() and not row.get("masked")]
+    return found[field]
+
+
+def figures() -> set[str]:
+    """Each figure that the text quotes, with its unit, as the JSON files have it."""
+    eager, flash = ([row(name, n).get("extra_gb", 0) for n in (K1, K4, K128)] for name in ("eager", FLASH))
+    lightning, sdpa = lightning_shares(), decoding("sdpa")
+    made, used = (plan("as published", K16, "decode", field) for field in ("ms", "second_layer_ms"))
+    return {
+        f"{eager[0]:.1f} GB",
+        f"{eager[1]:.0f} GB",
+        f"{flash[1]:.1f} GB",
+        f"{flash[2]:.0f} GB",
+        f"{faster('eager', K4)} times as fast",
+        f"falls to {faster('sdpa', K128)}",
+        *(share(length, "softmax") for length in (K1, K16, K128)),
+        *(share(length, "experts") for length in (K1, K128)),
+        f"{lightning[0][:2]} to {lightning[-1]}",
+        f"{softmax('eager', K4):.0f} ms",
+        f"{softmax('sdpa', K128):.0f} ms",
+        f"{softmax(FLASH, K128):.0f} ms",
+        f"{min(sdpa):.0f} to {max(sdpa):.0f} ms",
+        f"{median(decoding(FLASH)):.0f} ms",
+        f"{median(decoding('sdpa_by_length')):.0f} ms",
+        f"{made:.0f} ms",
+        f"{used:.1f} ms",
+        f"{made - used:.0f} ms",
+        f"{plan('as published', K128, 'prefill', 'first_ms'):.0f} ms",
+        f"{plan('flash', K128, 'prefill', 'first_ms'):.0f} ms",
     }
-    lightning = lightning_shares()
-    sdpa = decoding("sdpa")
-    return [
-        f"Eager needs {memory['eager'][0]:.1f} GB at 1k and {memory['eager'][1]:.0f} GB at 4k",
-        f"{memory['flash_attention_2'][1]:.1f} GB at 4k and {memory['flash_attention_2'][2]:.0f} GB at 128k",
-        f"as fast as eager at 1k and {faster('eager', K4)} times as fast at 4k",
-        f"falls to {faster('sdpa', K128)} at 128k",
-        f"makes the prefill {faster('eager', K4)} times as fast at most",
-        f"{share(K1, 'softmax')} at 1k, {share(K16, 'softmax')} at 16k, {share(K128, 'softmax')} at 128k",
-        f"The experts take {share(K1, 'experts')} at 1k and {share(K128, 'experts')} at 128k",
-        f"lightning layers {lightning[0][:2]} to {lightning[-1]}",
-        f"At 4k eager takes {softmax('eager', K4):.0f} ms",
-        f"SDPA takes {softmax('sdpa', K128):.0f} ms and FlashAttention-2 {softmax('flash_attention_2', K128):.0f}",
-        f"takes {min(sdpa):.0f} to {max(sdpa):.0f} ms a token",
-    ]
 
 
 def test_what_is_quoted_is_what_was_measured(text):
-    assert [claim for claim in claims() if claim not in text] == []
-
-
-def test_no_figure_is_quoted_that_is_not_held(text):
-    """All figures with a unit are in a claim; round words are held below."""
-    held = " ".join(claims()) + " 9 ms"
-    assert [found for found in QUOTED.findall(text) if found not in held] == []
+    assert set(QUOTED.findall(text)) == figures()
 
 
 def test_the_readme_quotes_the_same():
     text = re.sub(r"\s+", " ", (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8"))
-    sdpa = decoding("sdpa")
-    assert f"prefills 4,096 tokens {faster('eager', K4)} times as fast" in text
-    assert f"takes {min(sdpa):.0f} to {max(sdpa):.0f} ms a token" in text and "and takes 9 (" in text
+    sdpa, ours = decoding("sdpa"), decoding("sdpa_by_length")
+    for figure in (
+        f"{faster('eager', K4)} times as fast",
+        f"{min(sdpa):.0f} to {max(sdpa):.0f} ms a token",
+        f"{median(sdpa) - median(ours):.0f} ms",
+        f"{median(ours):.0f} ms",
+    ):
+        assert figure in text, figure
+
+
+def test_the_readme_quotes_the_lightning_run():
+    text = re.sub(r"\s+", " ", (NOTEBOOKS.parent / "README.md").read_text(encoding="utf-8"))
+    rows = json.loads((NOTEBOOKS / "results" / "lightning_h200.json").read_text())["speed"]["rows"]
+    took = {(row["what"], row["form"]): row["ms"] for row in rows}
+    stock, fused, torch = (took["second turn", form] for form in ("stock", "fused", "torch"))
+    assert f"{fused:.0f} ms instead of {stock:.0f}" in text and f"{torch:.0f} ms" in text
+    stock, fused, torch = (took["prefill", form] / 1000 for form in ("stock", "fused", "torch"))
+    assert all(f"{seconds:.2f}" in text for seconds in (stock, torch)) and abs(fused - 2.95) < 0.01 and "2.95 s" in text
+
+
+def test_readme_and_first_hour_quote_the_runs_of_the_step():
+    files = (NOTEBOOKS / "results" / name for name in ("decode_h200.json", "decode_h200_x2.json"))
+    one, two = (json.loads(file.read_text()) for file in files)
+    pages = [(path / "README.md").read_text(encoding="utf-8") for path in (NOTEBOOKS.parent, NOTEBOOKS)]
+    readme, hour = (re.sub(r"\s+", " ", text) for text in pages)
+    short = [r for r in one["speed"] if (r["what"], r.get("batch"), r.get("context")) == ("decode", 1, K1)]
+    ms = {r["way"]: r["ms"] for r in short}
+    assert all(f"{ms['static']:.1f} ms a token" in text and f"{ms['today']:.1f} ms" in text for text in (readme, hour))
+    assert f"would take {short[0]['floor_ms']:.1f}" in readme
+    ms = {r["way"]: r["ms"] for r in two["devices"] if r["gpus"] == 2}
+    assert f"{ms['static']:.1f} ms instead of {ms['today']:.1f}" in hour
 
 
 def test_round_words():

@@ -114,6 +114,23 @@ def test_the_package_never_runs_code_of_a_checkpoint(module):
             assert isinstance(node.value, ast.Constant) and node.value.value is False, f"line {node.value.lineno}"
 
 
+def test_the_readme_shows_every_room():
+    """Each module or package of the package's top level has a line in README's tree, and each name there exists."""
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").partition("```\nminimax_nb/\n")[2].partition("```")[0]
+    package = tree.partition("\nnotebooks/")[0]
+    shown, folder = set(), None
+    for line in package.splitlines():
+        indent, names = re.match(r"( +)((?:[\w.]+/?(?:, )?)+)", line).groups()
+        for name in names.split(", "):
+            place = folder if len(indent) > 2 else ROOT / "minimax_nb"
+            assert (place / name).exists(), name
+            shown.add(place / name)
+        folder = ROOT / "minimax_nb" / names if names.endswith("/") else folder
+    there = [*(ROOT / "minimax_nb").glob("*.py")]
+    there += [path.parent for path in (ROOT / "minimax_nb").glob("*/__init__.py")]
+    assert [path.name for path in there if path not in shown and path.name != "__init__.py"] == []
+
+
 # The notebooks
 
 

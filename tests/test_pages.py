@@ -59,12 +59,14 @@ def leads_somewhere(page: Path, path: str, anchor: str) -> bool:
 
 
 def anchors(page: Path) -> list[str]:
-    """The names of a page's sections: as GitHub makes them from a text, as JupyterLab does from a notebook."""
+    """The names of a page's places: what GitHub makes of headings in a text, JupyterLab in a notebook, and `<a id>`."""
+    set_by_hand = re.findall(r'<a id="([^"]+)">', prose(page))
     titles = [re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", title) for _, title in HEADING.findall(prose(page))]
     if page.suffix == ".ipynb":
-        return [title.replace(" ", "-") for title in titles]
+        return [*set_by_hand, *(title.replace(" ", "-") for title in titles)]
     names = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
-    return [f"{name}-{names[:at].count(name)}" if name in names[:at] else name for at, name in enumerate(names)]
+    numbered = [f"{name}-{names[:at].count(name)}" if name in names[:at] else name for at, name in enumerate(names)]
+    return [*set_by_hand, *numbered]
 
 
 def test_anchors_are_named_as_github_and_jupyterlab_do(tmp_path):
@@ -73,6 +75,14 @@ def test_anchors_are_named_as_github_and_jupyterlab_do(tmp_path):
     notebook.write_text(json.dumps({"cells": [{"cell_type": "markdown", "source": ["## 1. Another dish\n", "x"]}]}))
     assert anchors(text) == ["a", "what-load-does-here", "a-1"]
     assert anchors(notebook) == ["1.-Another-dish"]
+
+
+def test_a_text_in_the_notebooks_folder_links_to_its_own_places_by_hand():
+    """In the names made of headings JupyterLab keeps capitals, and GitHub does not; `<a id>` is the same in both."""
+    page = ROOT / "notebooks" / "README.md"
+    assert re.findall(r"\]\(#", prose(page)) == []
+    places = set(re.findall(r'href="#([^"]+)"', prose(page)))
+    assert places and places <= set(anchors(page))
 
 
 def test_a_link_to_a_section_that_is_not_there_is_found():

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from captions import describe  # noqa: E402
 from formulas import mathml  # noqa: E402
 
-project = "MiniMax on Transformers, right"
+project = "MiniMax-Text-01 on Transformers"
 extensions = ["myst_nb"]
 root_doc = "README"
 include_patterns = ["*.md", "docs/*.md", "docs/app/*.ipynb", "notebooks/*.md", "notebooks/*.ipynb"]
@@ -30,9 +30,8 @@ CONTENTS = """
 
 notebooks/README
 notebooks/[0-9]*
-docs/workshop
-docs/app/playground
-docs/upstream
+docs/*
+docs/app/*
 minimax_nb/demo/MODEL_CARD
 CONTRIBUTING
 ```

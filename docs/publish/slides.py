@@ -22,7 +22,7 @@ from jinja2 import pass_context
 from nbconvert.exporters import SlidesExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_markdown_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from rich.progress import track
 
 HERE = Path(__file__).resolve().parent
@@ -36,6 +36,8 @@ BLOCK = re.compile(r"(<details>.*?</details>|```.*?```)|\n\s*\n", re.DOTALL)  # 
 HEADING = re.compile(r"(#{1,3}) (.+)")
 LOCAL = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#|\w+\.ipynb)[^)\s]+\)")  # neither a web page nor a notebook
 DECK = re.compile(r"(\]\(\w+)\.ipynb")
+WIDGET = "from minimax_nb.widgets import"
+QUESTION_ENDS = re.compile(r"(?<=</details>)(?=.)", re.DOTALL)  # in a quiz's still picture, after its folded answers
 
 
 def deck(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
@@ -44,14 +46,31 @@ def deck(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
 
 
 def cut(cell: NotebookNode) -> list[NotebookNode]:
-    """Prose into its blocks; code from what it printed, where both together are too high."""
+    """Prose into its blocks; code from what it printed, where both together are too high; a quiz into its questions.
+
+    Of another widget only the code is kept: a picture of it stands below, and slides run no widgets.
+    """
     if own_type(cell):
         return [cell]
     if cell.cell_type == "markdown":
         return [new_markdown_cell(part) for part in BLOCK.split(cell.source) if part and part.strip()]
+    if questions := asked(cell):
+        titled = [(new_markdown_cell(f"### Question {at}"), question) for at, question in enumerate(questions, 1)]
+        return [new_code_cell(cell.source), *(block for both in titled for block in both)]
+    if WIDGET in cell.source:
+        return [new_code_cell(cell.source)]
     if lines(cell) < FULL - ALONE:
         return [cell]
     return [new_code_cell(cell.source), new_code_cell(outputs=cell.outputs, metadata=cell.metadata)]
+
+
+def asked(cell: NotebookNode) -> list[NotebookNode]:
+    """A cell for each question of a quiz, with its part of the still picture; none for other cells."""
+    if not cell.outputs or not re.search(r"^quiz\(", cell.source, re.MULTILINE):
+        return []
+    parts = QUESTION_ENDS.split(cell.outputs[0].data["text/html"])
+    outputs = [new_output("display_data", {"text/html": part, "text/plain": ""}) for part in parts]
+    return [new_code_cell(outputs=[output]) for output in outputs]
 
 
 def own_type(cell: NotebookNode) -> str | None:
