@@ -24,12 +24,12 @@ from .checkpoint.folder import (
     read_json,
 )
 from .config import MARKER, verify_frequencies
+from .dtypes import short_name
 from .errors import CheckpointError, ConfigError
 
 TESTED = "5.24.0"  # of Transformers; a test holds it to pyproject.toml
 REBUILT = r"self_attn\.(slope_rate|query_decay|key_decay|diagonal_decay)$"  # in no checkpoint: made from the config
 SMALL = 2 * 10**9  # bytes; loading less takes about a second, without a progress bar
-SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 def load(path, *, attn_implementation=None, dtype=None, device_map="auto", lightning="auto"):
@@ -58,7 +58,9 @@ def load(path, *, attn_implementation=None, dtype=None, device_map="auto", light
     _compare_rows(model, config, folder, tensors)
     backend = use_lightning(model, lightning)
     from .cache import repair_cache
+    from .generation import explain_generate
 
+    explain_generate()
     repaired = ", ".join(repair_cache()) or "nothing, this version needs none"
     print(f"{where}, {chosen}, {described(backend, on_gpu)}; cache repaired: {repaired}{_version_note()}")
     return model, tokenizer
@@ -94,8 +96,7 @@ def _placement(dtype, device_map) -> tuple:
     if dtype is None:
         fits = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         dtype, why = ("bfloat16", "") if fits else ("float32", " (it has no bf16)" if gpu else "")
-    name = str(dtype).removeprefix("torch.")
-    return dtype, device_map, f"{SHORT.get(name, name)}{why} on {place}"
+    return dtype, device_map, f"{short_name(dtype)}{why} on {place}"
 
 
 def _attention(asked: str | None, on_gpu: bool, dtype) -> tuple[str, str]:
