@@ -4,11 +4,11 @@
     python -m minimax_nb.run transformers serve
     python -m minimax_nb.run train.py
 
-Such a tool calls `from_pretrained` itself and knows nothing of `load()`. So padded batches, second turns and beams go
-wrong in it, because Transformers' cache does not know its length. Here the cache is repaired before the tool begins,
-and every native MiniMax model that it loads in this process gets our lightning attention and, on a GPU, our choice of
-PyTorch's attention. A MiniMax folder that was not converted is refused. Processes that the tool starts are its own:
-they are not repaired.
+Such a tool calls `from_pretrained` itself and knows nothing of `load()`. So padded batches, second turns and
+beams go wrong in it, because Transformers' cache does not know its length. Here the cache is repaired before
+the tool begins, and every native MiniMax model that it loads in this process gets our lightning attention
+and, on a GPU, our choice of PyTorch's attention. A MiniMax folder that was not converted is refused.
+Processes that the tool starts are its own: they are not repaired.
 """
 
 import importlib.metadata
