@@ -100,9 +100,8 @@ def test_a_reply_that_was_cut_says_so(monkeypatch, folder):
 
 def test_sampling_is_repeated_by_its_seed(monkeypatch, folder):
     def reply(*options) -> str:
-        code, out, _ = in_process(
-            monkeypatch, folder, ["Hello"], "--temperature", "1.9", "--max-new-tokens=12", *options
-        )
+        sampled = ("--temperature", "9", "--max-new-tokens", "8", *options)
+        code, out, _ = in_process(monkeypatch, folder, ["Hello"], *sampled)
         assert code == 0
         return out
 
