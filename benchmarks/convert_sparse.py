@@ -1,7 +1,8 @@
 """Peak memory and bytes written when one hybrid period at real width, 96 GB of bf16, is converted by links.
 
-The original folder is sparse: right headers, right sizes, no data on disk, so 96 GB cost some megabytes and reading
-gives zeros. What is measured, memory and bytes written, does not depend on the values. Prints one JSON object.
+The original folder is sparse: right headers, right sizes, no data on disk, so 96 GB cost some megabytes and
+reading gives zeros. What is measured, memory and bytes written, does not depend on the values. Prints one
+JSON object.
 
     python benchmarks/convert_sparse.py [WORKDIR]
 """

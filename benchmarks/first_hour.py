@@ -1,9 +1,9 @@
 """What the first hour with the real model costs, measured on stand-ins: right headers, right sizes, zeros, no disk.
 
-Converts a folder with the shapes of the whole model (80 layers, 912 GB apparent). On a machine with GPUs it instead
-loads one hybrid period at real width (8 layers, 96 GB) over all of them, and generates. Zeros in a sparse file are read
-at the speed of memory: a real disk takes longer. No figure of time or memory here depends on the values but one: which
-experts a token goes to. Prints one JSON object.
+Converts a folder with the shapes of the whole model (80 layers, 912 GB apparent). On a machine with GPUs it
+instead loads one hybrid period at real width (8 layers, 96 GB) over all of them, and generates. Zeros in a
+sparse file are read at the speed of memory: a real disk takes longer. No figure of time or memory here
+depends on the values but one: which experts a token goes to. Prints one JSON object.
 
     PYTHONPATH=.:tests python benchmarks/first_hour.py [WORKDIR]    # 2 GB of disk; GPUs of 120 GB together
 """

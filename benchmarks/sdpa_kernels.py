@@ -3,9 +3,10 @@
     python benchmarks/sdpa_kernels.py --json FILE
     python benchmarks/sdpa_kernels.py --toy             # small, on any machine
 
-cuDNN builds a plan for each shape that it meets for the first time. So a prompt is timed twice, as the first of its
-length and again, and decoding is timed as it is: the cache grows with every token. "avoiding" is cuDNN with
-TORCH_CUDNN_SDPA_AVOID_RECOMPILE=1 (https://github.com/pytorch/pytorch/pull/155958), in a process of its own.
+cuDNN builds a plan for each shape that it meets for the first time. So a prompt is timed twice, as the first
+of its length and again, and decoding is timed as it is: the cache grows with every token. "avoiding" is cuDNN
+with TORCH_CUDNN_SDPA_AVOID_RECOMPILE=1 (https://github.com/pytorch/pytorch/pull/155958), in a process of its
+own.
 """
 
 import argparse

@@ -1,21 +1,26 @@
 """The command `minimax-nb`. A mistake of the user is one line on stderr and exit code 2; a failed check is exit code 1.
 
-Commands import what they need when they run, so that --help answers at once. To add one, write a function under
-`@app.command()`; raise ConfigError or CheckpointError for what the user can mend, `typer.Exit(1)` for a bad result.
+Commands import what they need when they run, so that --help answers at once. To add one, write a function
+under `@app.command()`; raise one of `errors.MISTAKES` for what the user can mend, `typer.Exit(1)` for a bad
+result.
 """
 
+import contextlib
+import functools
+import importlib.metadata
 import json
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .errors import MISTAKES
+from .errors import MISTAKES, UsageMistake
+from .terminal import Console
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="MiniMax-Text-01 on Hugging Face Transformers.")
-UsageError = typer.BadParameter.__bases__[0]  # typer keeps a click of its own and does not export this one
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,10 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments, standalone_mode=False) or 0
+        code = app(_without_dash(arguments), standalone_mode=False) or 0
         return _refuse("interrupted", code) if code == 130 else code
-    except UsageError as error:
+    except typer.TyperException as error:  # what typer says of a wrong command line
         return _refuse(f"{(error.format_message() or 'no command given').rstrip('.')}: see minimax-nb --help")
     except (*MISTAKES, OSError) as error:
         return _refuse(str(error))
@@ -40,9 +46,30 @@ def main(arguments: list[str] | None = None) -> int:
         log.propagate = propagate
 
 
+def _without_dash(arguments: list[str]) -> list[str]:
+    """`--json -` as `--json` for the commands whose `--json` names no file, so that it may be written everywhere."""
+    if not arguments or arguments[0] not in ("check", "doctor"):
+        return arguments
+    pairs = zip(arguments, [None, *arguments], strict=False)
+    return [argument for argument, before in pairs if (before, argument) != ("--json", "-")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        try:
+            typer.echo(f"minimax-nb {importlib.metadata.version('minimax-nb')}")
+        except importlib.metadata.PackageNotFoundError:
+            typer.echo("minimax-nb, run from its folder: not installed, so without a version")
+        raise typer.Exit()
+
+
 @app.callback()
-def _commands() -> None:
-    """Keeps typer from turning a single command into the whole program."""
+def _commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -120,26 +147,70 @@ def chat(
     dst: Annotated[Path, typer.Argument(help="A converted folder.")],
     system: Annotated[str | None, typer.Option(help="The system message.")] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Sample among the likeliest tokens of this sum.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the sampling; the same one gives the same replies.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest reply.")] = 512,
+    dtype: Annotated[str | None, typer.Option(help="bf16, fp16 or fp32; as the machine allows if not given.")] = None,
 ) -> None:
-    """Talk to a model: Ctrl-C stops a reply; Ctrl-D, exit or quit ends the conversation."""
+    """Talk to a model: Ctrl-C stops a reply; Ctrl-D, exit or quit ends the conversation.
+
+    In a pipe, each line that comes in is a message, and nothing but the replies goes to stdout.
+    """
+    from .chat import Chat, require_temperature
+    from .dtypes import full_name
     from .loading import load
+    from .memory import enough_memory
+    from .prompts import require_text
 
-    model, tokenizer = load(dst)
-    from .chat import Chat
+    console = Console()
+    settings = {"max_new_tokens": max_new_tokens, "do_sample": temperature > 0}
+    if temperature:
+        require_temperature(temperature)
+        settings |= {"temperature": temperature} | ({} if top_p is None else {"top_p": top_p})
+    elif top_p is not None:
+        raise UsageMistake("--top-p needs a --temperature above 0, which samples")
+    if system is not None:
+        require_text("--system", system)
+    chosen = None if dtype is None else full_name(dtype)
+    with enough_memory(f"the weights of {dst}, {_size(dst)}"), contextlib.redirect_stdout(console.notes):
+        model, tokenizer = load(dst, dtype=chosen)
+    if seed is not None:
+        import torch
 
-    talk = Chat(model, tokenizer, system)
-    print("Ctrl-C stops a reply; Ctrl-D, exit or quit ends the conversation.")
-    sampling = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
-    while (text := _line("you> ")) is not None and text.strip() not in ("exit", "quit"):
+        settings["generator"] = torch.Generator(model.device).manual_seed(seed)
+    if not _converse(Chat(model, tokenizer, system), console, settings):
+        raise typer.Exit(2)
+
+
+def _size(folder: Path) -> str:
+    return f"{sum(file.stat().st_size for file in folder.glob('*.safetensors')) / 1e9:.2f} GB on disk"
+
+
+def _converse(talk, console: Console, settings: dict) -> bool:
+    """Messages in, replies out, to the end of the input. False if a message could not be answered."""
+    from .memory import enough_memory
+
+    answered = True
+    console.greet("Ctrl-C stops a reply; Ctrl-D, exit or quit ends the conversation.")
+    while (text := console.line("you> ")) is not None and text.strip() not in ("exit", "quit"):
         if not text.strip():
             continue
         try:
-            for piece in talk.stream(text, max_new_tokens=max_new_tokens, **sampling):
-                print(piece, end="", flush=True)
-            print()
+            with enough_memory("this message"):
+                for piece in talk.stream(text, **settings):
+                    console.write(piece)
+            console.write("\n")
+            if talk.finish_reason == "length":
+                console.note(f"(cut after {settings['max_new_tokens']} tokens: --max-new-tokens)")
         except KeyboardInterrupt:
-            print(" (stopped: this turn is forgotten)")
+            console.write("\n")
+            console.note("(stopped: this turn is forgotten)")
+        except UsageMistake as mistake:  # of this one message; the conversation goes on
+            console.note(f"minimax-nb: {mistake}")
+            answered = False
+    return answered
 
 
 @app.command()
@@ -148,45 +219,38 @@ def bench(
     toy: Annotated[bool, typer.Option("--toy", help="Random weights at toy size, as on a CPU.")] = False,
     lengths: Annotated[str | None, typer.Option(help="Tokens: 1024,4096.")] = None,
     batch: Annotated[str | None, typer.Option(help="Sequences at a time: 1,16.")] = None,
-    attention: Annotated[str | None, typer.Option(help="eager,sdpa,flash_attention_2; the first is the base.")] = None,
+    attention: Annotated[
+        str | None,
+        typer.Option(help="sdpa_by_length (as load() takes on a GPU),sdpa,eager,flash_attention_2; first the base."),
+    ] = None,
     lightning: Annotated[str | None, typer.Option(help="fused,torch,stock; the first is the base.")] = None,
     dtype: Annotated[str | None, typer.Option(help="bf16,fp16,fp32; the first is the base.")] = None,
     repeats: Annotated[int | None, typer.Option(min=1, help="Of a prefill; decode steps are 4 times as many.")] = None,
     save: Annotated[
-        Path | None, typer.Option("--json", help="A file for the results, written after every row.")
+        Path | None, typer.Option("--json", help="A file for the results, written after every row; - is stdout.")
     ] = None,
 ) -> None:
     """Measure prefill and decoding by length, batch and implementation, against what the device could do."""
     from .bench.measure import bench as rows_of
-    from .bench.measure import described_model, model_for
+    from .bench.measure import model_facts, model_for
     from .bench.plan import cases, command, planned
-    from .bench.results import Results, described
+    from .bench.results import HEADER, STDOUT, Results, row_line
     from .terminal import row_progress
 
     names = {"attention": attention, "lightning": lightning, "dtypes": dtype}
     plan = planned(folder, toy, {"lengths": lengths, "batches": batch, "repeats": repeats} | names)
-    results = Results(save, command(folder, toy, plan))
-    model, source = model_for(folder, toy, plan)
-    results.found["model"] = described_model(model, source)
-    todo, failed = cases(plan), 0
-    with row_progress(len(todo)) as show:
-        for row in rows_of(model, plan, results, lambda case: show(todo.index(case), " ".join(map(str, case)))):
-            typer.echo(described(row))
-            failed += row["status"] == "failed"
+    say: Callable = functools.partial(typer.echo, err=save == STDOUT)
+    with Results(save, command(folder, toy, plan)) as results:
+        model, source = model_for(folder, toy, plan)
+        results.found["model"] = model_facts(model, source)
+        todo, failed = cases(plan), 0
+        say(HEADER)
+        with row_progress(len(todo)) as show:
+            for row in rows_of(model, plan, results, lambda case: show(todo.index(case), " ".join(map(str, case)))):
+                say(row_line(row))
+                failed += row["status"] == "failed"
     if failed:
         raise typer.Exit(1)
-
-
-def _line(prompt: str) -> str | None:
-    """What the user types, or None at the end of input; nothing, if they press Ctrl-C a moment too late."""
-    try:
-        return input(prompt)
-    except EOFError:
-        print()
-        return None
-    except KeyboardInterrupt:
-        print()
-        return ""
 
 
 class _OneLine(logging.Formatter):

@@ -3,8 +3,8 @@
     for line in report():
         print(line)         # "OK    torch  2.13.0+cpu", or "MEND  ..." with the command below it
 
-It only looks: nothing is installed, downloaded or written. A line without OK and without MEND is something that is not
-here and that the course can do without; a command below it adds it. AMD GPUs are not known to it.
+It only looks: nothing is installed, downloaded or written. A line without OK and without MEND is something
+that is not here and that the course can do without; a command below it adds it. AMD GPUs are not known to it.
 """
 
 import importlib
@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import CheckpointError
+from .errors import UsageMistake
+from .memory import available_memory
 
 GB = 10**9
 FULL_MODEL = 912 * GB  # MiniMax-Text-01 in bf16: 456.1 B parameters, 2 bytes each
@@ -72,14 +73,14 @@ def _python() -> Line:
 
 
 def _packages() -> list[Line]:
-    lines = [_package(name, version) for name, version in pins().items()]
+    lines = [package_line(name, version) for name, version in pins().items()]
     shown = [line for line in lines if line.name in ("torch", "transformers") or not line.ok]
     rest = len(lines) - len(shown)
     return [*shown, Line("other packages", True, f"{rest} of {rest} have the tested version")]
 
 
-def _package(name: str, tested: str) -> Line:
-    if not (version := _version(name)):
+def package_line(name: str, tested: str) -> Line:
+    if not (version := package_version(name)):
         return Line(name, False, "not installed", f"{PIP} {name}=={tested}")
     if version.split("+")[0] == tested:
         return Line(name, True, version)
@@ -87,7 +88,7 @@ def _package(name: str, tested: str) -> Line:
     return Line(name, False, f"{version}, tested with {tested}", f"{PIP} {name}=={tested}{index}")
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
     """Of an installed package, or nothing."""
     try:
         return importlib.metadata.version(package)
@@ -107,15 +108,17 @@ def _import_problem(module: str) -> str:
 def _memory() -> Line:
     import psutil
 
-    memory = psutil.virtual_memory()
-    found = f"{memory.available / GB:.0f} of {memory.total / GB:.0f} GB free"
-    enough = memory.available > 2 * GB
+    machine, free = psutil.virtual_memory(), available_memory()
+    found = f"{free / GB:.0f} of {machine.total / GB:.0f} GB free"
+    if free < 0.95 * machine.available:  # two looks a moment apart differ a little
+        found += f" to this process, for its container or a limit: the machine has {machine.available / GB:.0f}"
+    enough = free > 2 * GB
     return Line("memory", enough, found, "" if enough else "the demo needs 2 GB: close other notebooks")
 
 
 def _disk(folder: Path) -> Line:
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder: give one on the disk that would hold the weights")
+        raise UsageMistake(f"{folder} is not a folder: give one on the disk that would hold the weights")
     free = shutil.disk_usage(folder).free
     if free < GB:
         return Line("disk", False, f"{free / GB:.1f} GB free", "the demo needs 1 GB: free some")
@@ -138,7 +141,7 @@ def _gpus() -> list[Line]:
 
 def _no_gpu(built_for: str | None) -> Line:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if hidden or not _driver():
+    if hidden or not driver_version():
         return Line("gpu", None, "none, not needed here: the demo runs on the CPU")
     if built_for:
         return Line("gpu", False, f"torch cannot use it: the driver must know CUDA {built_for}", "nvidia-smi")
@@ -152,8 +155,8 @@ def _cuda() -> Line:
 
     if not torch.cuda.is_available():
         return Line("cuda", None, f"not needed here: torch is built for {torch.version.cuda or 'the CPU'}")
-    found = f"torch is built for {torch.version.cuda}, driver {_driver() or 'unknown'}, nvcc {_nvcc() or 'not found'}"
-    return Line("cuda", True, found)
+    tools = f"driver {driver_version() or 'unknown'}, nvcc {_nvcc() or 'not found'}"
+    return Line("cuda", True, f"torch is built for {torch.version.cuda}, {tools}")
 
 
 class FlashAttention(NamedTuple):
@@ -179,7 +182,7 @@ def flash_attention_status(dtype=None) -> FlashAttention:
 
     gpu = torch.cuda.is_available()
     name = str(dtype or ("bfloat16" if gpu else "float32")).removeprefix("torch.")
-    version = _version("flash-attn")
+    version = package_version("flash-attn")
     imports = bool(version) and not _import_problem("flash_attn")
     fits = gpu and torch.cuda.get_device_capability() >= CAPABILITY
     runs = imports and fits and name not in ("float32", "float64")
@@ -201,17 +204,18 @@ def flash_attention_status(dtype=None) -> FlashAttention:
 def _flash_attention() -> Line:
     """It is compiled on the reader's machine, unless its authors offer a wheel for this very torch.
 
-    FLASH_ATTN_CUDA_ARCHS and MAX_JOBS are read by its setup.py: one architecture instead of four, and the number of
-    compilers at a time (https://github.com/Dao-AILab/flash-attention/blob/v2.8.3/setup.py, and its README).
+    FLASH_ATTN_CUDA_ARCHS and MAX_JOBS are read by its setup.py: one architecture instead of four, and the
+    number of compilers at a time (https://github.com/Dao-AILab/flash-attention/blob/v2.8.3/setup.py, and its
+    README).
     """
     import torch
 
     if missing := _kernel_missing("flash-attn", "half precision, nvcc"):
         return missing
-    version = _version("flash-attn")
+    version = package_version("flash-attn")
     problem = _import_problem("flash_attn") if version else ""
     if version and not problem:
-        return _package("flash-attn", pins("flash").get("flash-attn", version))
+        return package_line("flash-attn", pins("flash").get("flash-attn", version))
     ok = False if problem else None  # installed and broken is worse than missing
     state = f"{version} and does not import ({problem})" if problem else "not installed"
     major = (torch.version.cuda or "").split(".")[0]
@@ -228,16 +232,14 @@ def _flash_attention() -> Line:
 
 def _jobs() -> int:
     """How many compilers of flash-attn this machine can run at a time."""
-    import psutil
-
-    return max(1, min(os.cpu_count() or 1, psutil.virtual_memory().available // JOB))
+    return max(1, min(os.cpu_count() or 1, available_memory() // JOB))
 
 
 def _fused_lightning() -> Line:
     ((name, tested),) = pins("fast").items()
     if missing := _kernel_missing(name, "Triton"):
         return missing
-    line = _package(name, tested)
+    line = package_line(name, tested)
     return line._replace(ok=None) if line.found == "not installed" else line
 
 
@@ -266,7 +268,7 @@ def _notebooks() -> list[Line]:
     return lines
 
 
-def _driver() -> str:
+def driver_version() -> str:
     """The version of the NVIDIA driver, or nothing."""
     return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
 

@@ -30,6 +30,7 @@ from .checkpoint.folder import (
 )
 from .checkpoint.tokenizer_check import verify_tokenizer
 from .config import verify_frequencies
+from .dtypes import short_name
 from .errors import CheckpointError
 from .keys import refuse_code_keys
 from .original import DECAY_BUFFERS
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 TESTED = "5.24.0"  # of Transformers; a test holds it to pyproject.toml
 SMALL = 2 * 10**9  # bytes; loading less takes about a second, without a progress bar
-SHORT = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 
 
 class Report(NamedTuple):
@@ -82,6 +82,7 @@ def load(
     """
     from . import decode
     from .cache import repair_cache
+    from .generation import explain_generate
     from .lightning.backends import Sizes, choose, described, why_not_fused
     from .lightning.layer import rebuild_decays, use_lightning
 
@@ -99,6 +100,7 @@ def load(
     sizes = Sizes(config["num_attention_heads"], config["head_dim"], dtype_name)
     backend = choose(lightning, on_gpu, sizes)  # runs the fused kernels once
     fault = why_not_fused(on_gpu, sizes) if on_gpu and lightning == "auto" else ""
+    explain_generate()
     repaired = tuple(repair_cache())
     tested, note = _self_test(attention, backend, "cuda" if on_gpu else "cpu", dtype_name)
 
@@ -131,8 +133,10 @@ def _in_another_process(*fields) -> Report:
     from . import experts
     from .attention import NAME, register
     from .cache import repair_cache
+    from .generation import explain_generate
 
     found = Report(*fields)
+    explain_generate()
     repair_cache()
     experts.register()
     if found.attention == NAME:
@@ -183,8 +187,7 @@ def _placement(dtype, device_map) -> tuple:
     if dtype is None:
         fits = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         dtype, why = ("bfloat16", "") if fits else ("float32", " (it has no bf16)" if gpu else "")
-    name = str(dtype).removeprefix("torch.")
-    return dtype, device_map, f"{SHORT.get(name, name)}{why} on {place}"
+    return dtype, device_map, f"{short_name(dtype)}{why} on {place}"
 
 
 def _attention(asked: str | None, on_gpu: bool, dtype) -> tuple[str, str]:

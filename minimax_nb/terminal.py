@@ -1,4 +1,4 @@
-"""What appears on a terminal: progress of work that takes long enough to wonder, and quiet where it would disturb.
+"""What appears on a terminal: progress of work that takes long enough to wonder, quiet, and a conversation.
 
 Progress is drawn on terminals only: notebooks, pipes and tests stay silent.
 """
@@ -6,6 +6,8 @@ Progress is drawn on terminals only: notebooks, pipes and tests stay silent.
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from .errors import UsageMistake
 
 SHOWN_FROM = 256 << 20  # bytes: about a second of writing
 
@@ -54,3 +56,48 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(level)
         if bar:
             logging.enable_progress_bar()
+
+
+class Console:
+    """Lines in, replies out. With a terminal on both sides it looks like a conversation.
+
+    In a pipe nothing but replies goes to stdout, and notes go to stderr. A character that stdout's encoding
+    does not have is written as its number. UsageMistake if there is no input.
+    """
+
+    def __init__(self):
+        if sys.stdin is None:
+            raise UsageMistake("there is no input to read messages from: run it in a terminal, or pipe them in")
+        self._asking = sys.stdin.isatty()
+        self.notes = sys.stdout if sys.stdout.isatty() else sys.stderr
+        for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "backslashreplace")):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors=errors)
+
+    def greet(self, text: str) -> None:
+        if self._asking:
+            self.note(text)
+
+    def line(self, prompt: str) -> str | None:
+        """What the user types, or None at the end of input; nothing, if they press Ctrl-C a moment too late.
+
+        Bytes that are no UTF-8 arrive as halves of characters, which `Chat` refuses.
+        """
+        try:
+            if self._asking and self.notes is sys.stdout:
+                return input(prompt)  # the terminal's own line editing knows the prompt
+            if self._asking:
+                print(prompt, end="", file=self.notes, flush=True)
+            return input()
+        except EOFError:
+            self.greet("")
+            return None
+        except KeyboardInterrupt:
+            self.note("")
+            return ""
+
+    def write(self, piece: str) -> None:
+        print(piece, end="", flush=True)
+
+    def note(self, text: str) -> None:
+        print(text, file=self.notes, flush=True)

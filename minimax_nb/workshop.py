@@ -3,9 +3,9 @@
     for line in checks(Path("wheels")):
         print(line)         # lines as in hardware.report(), with the seconds that a check took
 
-Packages are held to their pins, the wheels are resolved by pip with no index, the demo must give the first reply of
-notebook 01 word for word, a kernel and JupyterLab must start. Nothing is installed, and what is written is removed. It
-does not know whether there is a browser.
+Packages are held to their pins, the wheels are resolved by pip with no index, the demo must give the first
+reply of notebook 01 word for word, a kernel and JupyterLab must start. Nothing is installed, and what is
+written is removed. It does not know whether there is a browser.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter, sleep
 
-from .hardware import Line, _package, pins, report
+from .hardware import Line, package_line, pins, report
 
 PROJECT = f"{Path(__file__).parents[1]}[lab]"
 SHOWN = ("python", "torch", "transformers", "memory", "disk")  # of the report; of the rest only what must be mended
@@ -39,7 +39,7 @@ class Problem(Exception):
 
 def checks(wheels: Path | None = None) -> Iterator[Line]:
     """One line a check, as it is done. `wheels` is the folder that pip would install from; None leaves that out."""
-    lines = [*report(), *(_package(name, version) for name, version in pins("lab").items())]
+    lines = [*report(), *(package_line(name, version) for name, version in pins("lab").items())]
     yield from (line for line in lines if line.name in SHOWN or line.ok is False)
     yield _network()
     if wheels is None:

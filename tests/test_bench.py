@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import shlex
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +19,7 @@ from minimax_nb.bench import plan as bench_plan
 from minimax_nb.cache import repair_cache
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.demo import demo_checkpoint
-from minimax_nb.errors import CheckpointError, ConfigError
+from minimax_nb.errors import UsageMistake
 from minimax_nb.lightning import use_lightning
 
 RATES = {"read_bytes_s": 1e9, "matrix_ops_s": 1e9}
@@ -102,11 +104,11 @@ def test_the_command_written_down_measures_the_same_plan():
 
 
 def test_real_width_needs_room(monkeypatch):
-    with pytest.raises(ConfigError, match="needs a GPU with 110 GB free: give --toy"):
+    with pytest.raises(UsageMistake, match="needs a GPU with 110 GB free: give --toy"):
         bench.random_model(toy=False, dtype="bfloat16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (80 * 10**9, 80 * 10**9))
-    with pytest.raises(ConfigError, match="needs a GPU"):
+    with pytest.raises(UsageMistake, match="needs a GPU"):
         bench.random_model(toy=False, dtype="bfloat16")
 
 
@@ -143,7 +145,11 @@ def test_a_run_has_all_rows_and_says_what_it_ran_on(tmp_path, capsys):
         assert all(row["kinds"][kind] > 0 for kind in clock.KINDS) and "peak_gb" not in row
         assert row["floor_ms"] == pytest.approx(sum(row["floor"].values()), abs=1e-3)
     assert {(row["attention"], row["kernel"]) for row in rows} == {("sdpa", "flash_attention"), ("eager", "eager")}
-    assert capsys.readouterr().out.count("\n") == len(found["rows"])
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(found["rows"]) and "tokens" in header
+    for name in ("what", "attention", "lightning", "dtype"):  # each column stands below its name
+        at, row = header.index(name), found["rows"][0]
+        assert lines[0][at:].startswith({"dtype": "fp32"}.get(name) or row[name]), name
 
 
 def test_a_converted_folder_is_measured_too(tmp_path):
@@ -192,23 +198,33 @@ def test_a_row_that_fails_is_told_and_the_others_are_kept(monkeypatch, tmp_path,
 
 
 def test_a_lost_gpu_ends_the_run_and_wrong_logits_are_told(monkeypatch, tmp_path, capsys):
-    class AcceleratorError(RuntimeError):
-        pass
-
     real = bench.prepared
 
     def prepared(model, row):
         if row.length > 8:
-            raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         call = real(model, row)
         return lambda: SimpleNamespace(logits=call().logits * float("nan"))
 
     monkeypatch.setattr(bench, "prepared", prepared)
+    monkeypatch.setattr(bench, "lost_gpu", lambda clock: True)
     path = tmp_path / "found.json"
     assert cli.main([*TOY, "--attention=sdpa", "--lightning=torch", "--json", str(path)]) == 1
     found = json.loads(path.read_text())
     assert [row["status"] for row in found["rows"]] == ["not finite", "failed"] and not found["complete"]
     assert "the logits hold inf or nan" in capsys.readouterr().out
+
+
+def test_a_gpu_is_lost_if_it_can_no_longer_be_used(monkeypatch, model):
+    def broken(index):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    timer = clock.Clock(model)
+    assert not bench.lost_gpu(timer)
+    timer.on_gpu = True
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    assert bench.lost_gpu(timer)
 
 
 def test_an_interrupted_run_keeps_its_rows(monkeypatch, tmp_path, capsys):
@@ -227,15 +243,79 @@ def test_an_interrupted_run_keeps_its_rows(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err == "minimax-nb: interrupted\n"
 
 
-def test_the_file_is_replaced_as_a_whole(tmp_path):
+def test_the_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
     path = tmp_path / "found.json"
     found = results.Results(path, "a command")
     found.add("rows", {"ms": 1})
     with pytest.raises(TypeError):
         found.add("rows", {"ms": object()})  # writing breaks off
-    assert json.loads(path.read_text())["rows"] == [{"ms": 1}]
-    with pytest.raises(CheckpointError, match="is not a folder"):
+    found.found["rows"] = [{"ms": 2}]
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        found.save()
+    monkeypatch.undo()
+    assert json.loads(path.read_text())["rows"] == [{"ms": 1}] and os.listdir(tmp_path) == ["found.json"]
+
+    def interrupted(self, text):
+        self.write_bytes(text[:100].encode())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results.Path, "write_text", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        found.save()
+    assert json.loads(path.read_text())["rows"] == [{"ms": 1}] and os.listdir(tmp_path) == ["found.json"]
+
+
+def test_places_that_are_no_file(tmp_path):
+    with pytest.raises(UsageMistake, match="is not a folder"):
         results.Results(tmp_path / "no" / "found.json", "a command")
+    with pytest.raises(UsageMistake, match="is a folder"):
+        results.Results(tmp_path, "a command")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_link_stays_one_and_its_file_is_written(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("there.json", "not_yet.json"):
+        link, target = tmp_path / name, tmp_path / "elsewhere" / name
+        link.symlink_to(target)
+        if name == "there.json":
+            target.write_text("{}")
+        results.Results(link, "a command").add("rows", {"ms": 1})
+        assert link.is_symlink() and json.loads(target.read_text())["rows"] == [{"ms": 1}]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are Unix's")
+def test_a_pipe_is_written_through_once(tmp_path):
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    with results.Results(pipe, "a command") as found:
+        found.add("rows", {"ms": 1})
+        found.add("rows", {"ms": 2})
+    reader.join(20)
+    assert json.loads(read[0])["rows"] == [{"ms": 1}, {"ms": 2}]
+    assert pipe.is_fifo() and os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_device_that_takes_nothing_is_one_line(capsys):
+    assert cli.main(["bench", "--toy", "--lengths=8", "--batch=1", "--repeats=1", "--json", "/dev/full"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "No space left" in err and os.path.exists("/dev/full")
+
+
+def test_json_goes_to_stdout_for_a_dash(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--toy", "--lengths=8", "--batch=1", "--repeats=1", "--attention=sdpa", "--lightning=torch"]
+    assert cli.main(["bench", *flags, "--json", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)["rows"]) == 2 and "ms" in err and os.listdir(tmp_path) == []
 
 
 def test_the_results_name_the_gpu(monkeypatch):
@@ -251,7 +331,7 @@ def test_the_results_name_the_gpu(monkeypatch):
 def test_the_frequencies_of_the_rotation_stay_in_fp32():
     made = bench.random_model(toy=True, dtype="float32")
     before = made.model.rotary_emb.inv_freq.clone()
-    bench.convert(made, "bfloat16")
+    bench.change_dtype(made, "bfloat16")
     assert made.dtype == torch.bfloat16 and made.model.layers[0].self_attn.slope_rate.dtype == torch.bfloat16
     assert made.model.rotary_emb.inv_freq.dtype == torch.float32 and made.model.rotary_emb.inv_freq.equal(before)
 

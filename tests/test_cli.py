@@ -1,5 +1,6 @@
 """The command line: every mistake is one line on stderr, exit code 2, and no DST."""
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -306,3 +307,24 @@ def test_help_is_quick_and_imports_no_torch():
     root = Path(cli.__file__).parents[1]
     run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True)
     assert run.returncode == 0 and b"patch" in run.stdout
+
+
+def test_the_version_is_printed(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"minimax-nb {importlib.metadata.version('minimax-nb')}\n"
+
+
+@pytest.mark.parametrize("arguments", [["doctor", "--json", "-"], ["check", "DST", "--json", "-", "--layers", "1"]])
+def test_json_to_a_dash_is_printed(src, tmp_path, capsys, arguments):
+    dst = str(patch_checkpoint(src, tmp_path / "dst"))
+    assert cli.main([dst if argument == "DST" else argument for argument in arguments]) == 0
+    json.loads(capsys.readouterr().out)
+
+
+def test_what_the_system_refuses_is_one_line(src, tmp_path, capsys, monkeypatch):
+    def refuse(*arguments, **settings):
+        raise PermissionError(13, "Permission denied", "weights")
+
+    monkeypatch.setattr("minimax_nb.hardware.report", refuse)
+    line = refused(capsys, "doctor")
+    assert "Permission denied" in line and "weights" in line

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -13,8 +12,7 @@ import torch
 import torch.utils.cpp_extension
 
 from minimax_nb import cli, hardware
-from minimax_nb.demo import demo_checkpoint
-from minimax_nb.errors import CheckpointError
+from minimax_nb.errors import UsageMistake
 
 
 def by_name() -> dict[str, hardware.Line]:
@@ -57,7 +55,7 @@ def test_a_torch_that_does_not_import_is_a_line(monkeypatch):
 
 
 def test_a_folder_that_does_not_exist(tmp_path):
-    with pytest.raises(CheckpointError, match="nope is not a folder: give one on the disk"):
+    with pytest.raises(UsageMistake, match="nope is not a folder: give one on the disk"):
         hardware.report(tmp_path / "nope")
 
 
@@ -179,14 +177,18 @@ def test_doctor_answers_in_words_and_json(capsys, monkeypatch):
     assert "MEND  transformers" in capsys.readouterr().out
 
 
-def test_a_conversation_on_the_command_line(tmp_path):
-    folder = str(tmp_path / "demo")
-    assert cli.main(["patch", str(demo_checkpoint()), folder]) == 0
-    command = [sys.executable, "-m", "minimax_nb.cli", "chat", folder]
-    said = "How do I make pesto?\n\n  \nDouble it.\n"  # empty lines are no messages
-    done = subprocess.run(command, input=said, capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.count("you>") == 5 and "Ctrl-D" in done.stdout
-    assert "60 g of parmesan" in done.stdout and "120 g of parmesan" in done.stdout
+def test_what_a_container_allows_counts(monkeypatch):
+    machine_memory = SimpleNamespace(available=900 * 10**9, total=10**12)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: machine_memory)
+    monkeypatch.setattr(hardware.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(hardware, "available_memory", lambda: 900 * 10**9)
+    assert by_name()["memory"].found == "900 of 1000 GB free" and hardware._jobs() == 64
+    monkeypatch.setattr(hardware, "available_memory", lambda: 20 * 10**9)
+    line = by_name()["memory"]
+    assert line.ok and line.found.startswith("20 of 1000 GB free") and line.found.endswith("900")
+    assert hardware._jobs() == 2  # of 9 GiB each
+    monkeypatch.setattr(hardware, "available_memory", lambda: 10**9)
+    assert by_name()["memory"].ok is False and hardware._jobs() == 1
 
 
 # FlashAttention-2: what is here, and one sentence that says what to do

@@ -4,7 +4,7 @@ from ..lazy import names_from
 
 __getattr__, __dir__, __all__ = names_from(
     __name__,
-    measure="bench building_in random_config random_model model_for described_model",
+    measure="bench building_in random_config random_model model_for model_facts",
     plan="Case Plan cases planned command",
     clock="Clock experts_used sdpa_kernels",
     floor="floor rates",

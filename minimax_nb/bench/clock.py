@@ -1,7 +1,7 @@
 """Milliseconds of a model's call, whole and by kind of layer; which experts and which attention kernel it used.
 
-On one GPU time is taken between CUDA events, on several after waiting for all of them, on a CPU with perf_counter.
-Hooks are on a model only while its call is split, so whole times are those of the bare model.
+On one GPU time is taken between CUDA events, on several after waiting for all of them, on a CPU with
+perf_counter. Hooks are on a model only while its call is split, so whole times are those of the bare model.
 
     Clock(model).measure(lambda: model(ids), repeats=5)     # {"ms": 41.2, ..., "kinds": {"lightning": 9.1, ...}}
 """

@@ -3,8 +3,9 @@
     best = rates(torch.device("cuda"), torch.bfloat16)
     floor(model, batch=1, new=1, past=4096, experts=used, state_bytes=4, best=best)     # {"lightning": 0.51, ...}
 
-Weights, keys, values and states are read once, and only of the experts that were chosen; activations are free. Each
-kind of layer takes as long as its bytes or its operations, whichever is more, one kind after another.
+Weights, keys, values and states are read once, and only of the experts that were chosen; activations are
+free. Each kind of layer takes as long as its bytes or its operations, whichever is more, one kind after
+another.
 """
 
 import torch

@@ -3,13 +3,14 @@
     minimax-nb bench --json bench.json          # on a GPU with 110 GB: one hybrid period at real width, random weights
     minimax-nb bench work/demo                  # a converted folder
 
-One implementation is varied at a time, from a base: the first attention, lightning backend and dtype of each list. A
-row is a median with its spread, the peak of memory, the shares of each kind of layer (see clock.py), and a floor: the
-bytes that must be read at the measured bandwidth, or the operations at the measured matrix rate, whichever takes
-longer, summed over the kinds. Running out of memory is a row too. Results are saved after every row.
+One implementation is varied at a time, from a base: the first attention, lightning backend and dtype of each
+list. A row is a median with its spread, the peak of memory, the shares of each kind of layer (see clock.py),
+and a floor: the bytes that must be read at the measured bandwidth, or the operations at the measured matrix
+rate, whichever takes longer, summed over the kinds. Running out of memory is a row too. Results are saved
+after every row.
 
-Decoding starts from a cache filled with random numbers, so that long contexts cost no prefill. It measures speed, not
-quality, and of the real model only its layers: no tensor parallelism, no serving engine.
+Decoding starts from a cache filled with random numbers, so that long contexts cost no prefill. It measures
+speed, not quality, and of the real model only its layers: no tensor parallelism, no serving engine.
 """
 
 import copy
@@ -28,7 +29,7 @@ from transformers.models.minimax.modeling_minimax import MiniMaxAttention, MiniM
 from ..attention import NAME, register
 from ..cache import CACHE_ARGUMENT, repair_cache
 from ..config import patch_config
-from ..errors import ConfigError
+from ..errors import UsageMistake
 from ..hardware import flash_attention_status
 from ..lightning.layer import use_lightning
 from ..original import original_config
@@ -67,7 +68,7 @@ def random_model(toy: bool, dtype: str) -> nn.Module:
     """One hybrid period, 7 lightning layers and a softmax layer, with random weights; at real width unless `toy`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if not toy and (device == "cpu" or torch.cuda.mem_get_info()[0] < NEEDS):
-        raise ConfigError(
+        raise UsageMistake(
             f"one hybrid period at real width needs a GPU with {NEEDS // GB} GB free: give --toy or a folder"
         )
     with building_in(getattr(torch, dtype), device):
@@ -85,7 +86,7 @@ def model_for(folder: Path | None, toy: bool, plan: Plan) -> tuple[nn.Module, st
     return random_model(toy, plan.dtypes[0]), source
 
 
-def described_model(model: nn.Module, source: str) -> dict:
+def model_facts(model: nn.Module, source: str) -> dict:
     """What was measured, for the results."""
     config, weights = model.config, sum(weight.nbytes for weight in model.parameters())
     kinds = {"lightning_layers": "linear_attention", "softmax_layers": "full_attention"}
@@ -102,7 +103,7 @@ def bench(model: nn.Module, plan: Plan, results: Results, begin: Callable = lamb
     clock, found = Clock(model), results.found
     for (dtype, attention, lightning), group in groupby(cases(plan), key=lambda case: case[:3]):
         group = list(group)
-        convert(model, dtype)
+        change_dtype(model, dtype)
         if dtype not in found["rates"]:
             found["rates"][dtype] = rates(model.device, model.dtype)
         begin(group[0])
@@ -124,14 +125,14 @@ def bench(model: nn.Module, plan: Plan, results: Results, begin: Callable = lamb
                 failed.setdefault(key, case.length)
                 gc.collect()  # the frames of the error hold tensors
             yield results.add("rows", case._asdict() | row)
-            if row.get("why", "").startswith("AcceleratorError"):  # the process has lost the GPU: no row after it
+            if row["status"] == "failed" and lost_gpu(clock):  # then no call after it would succeed
                 return
     found["complete"] = True
     results.save()
 
 
 @torch.inference_mode(False)
-def convert(model: nn.Module, dtype: str) -> None:
+def change_dtype(model: nn.Module, dtype: str) -> None:
     """Change the dtype in place; the frequencies of the rotation stay in fp32, as Transformers loads them."""
     model.config.dtype = getattr(torch, dtype)  # which Transformers asks before it takes FlashAttention-2
     if model.dtype == getattr(torch, dtype):
@@ -141,6 +142,19 @@ def convert(model: nn.Module, dtype: str) -> None:
     model.to(getattr(torch, dtype))
     for name, values in frequencies.items():
         setattr(rotary, name, values)
+
+
+def lost_gpu(clock: Clock) -> bool:
+    """Whether this process can no longer use its GPUs, as after an illegal memory access."""
+    if not clock.on_gpu:
+        return False
+    try:
+        for index in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(index)
+            torch.zeros(1, device=f"cuda:{index}").cpu()
+    except RuntimeError:
+        return True
+    return False
 
 
 def cannot_run(model: nn.Module, attention: str, lightning: str, dtype: str) -> str:

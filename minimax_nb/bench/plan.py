@@ -11,14 +11,13 @@ from typing import NamedTuple
 import torch
 
 from ..attention import NAME
-from ..errors import ConfigError
+from ..dtypes import SHORT, full_name
+from ..errors import UsageMistake
 from ..lightning.backends import BACKENDS, has_fused
-from ..loading import SHORT
 
 CHOICES = {
     "attention": (NAME, "sdpa", "eager", *(f"flash_attention_{n}" for n in (2, 3, 4)), "flex_attention"),
     "lightning": tuple(name for name in BACKENDS if name != "auto"),
-    "dtypes": tuple(SHORT),
 }
 
 
@@ -71,29 +70,31 @@ def cases(plan: Plan) -> list[Case]:
 
 
 def planned(folder: Path | None, toy: bool, given: dict) -> Plan:
-    """The default plan with what the user gave in its place: lists as text with commas. ConfigError for what is not."""
+    """The default plan, with what the user gave in its place: lists as text with commas. UsageMistake for others."""
     plan = default_plan(small=toy or not torch.cuda.is_available())
     changes = {}
     for name, value in given.items():
         if value is not None:
-            changes[name] = (
-                value if name == "repeats" else list(dict.fromkeys(_item(name, x) for x in value.split(",")))
-            )
+            changes[name] = value if name == "repeats" else _items(name, value)
     if toy and folder:
-        raise ConfigError("--toy is without a folder: leave out one of the two")
+        raise UsageMistake("--toy is without a folder: leave out one of the two")
     return plan._replace(**changes)
 
 
+def _items(name: str, text: str) -> list:
+    """The list that the user gave, each entry once."""
+    return list(dict.fromkeys(_item(name, entry.strip()) for entry in text.split(",")))
+
+
 def _item(name: str, text: str) -> str | int:
-    """One entry of a list that the user gave."""
-    text = text.strip()
     if name in ("lengths", "batches"):
         if text.isdigit() and int(text):
             return int(text)
-        raise ConfigError(f"{text!r} is no whole number above 0: give numbers with commas between them")
-    text = {short: name for name, short in SHORT.items()}.get(text, text)
+        raise UsageMistake(f"{text!r} is no whole number above 0: give numbers with commas between them")
+    if name == "dtypes":
+        return full_name(text)
     if text not in CHOICES[name]:
-        raise ConfigError(f"{text!r} is none of {', '.join(CHOICES[name])}")
+        raise UsageMistake(f"{text!r} is none of {', '.join(CHOICES[name])}")
     return text
 
 

@@ -2,7 +2,8 @@
 
     python -m minimax_nb.demo.card [--questions 300] [--each 60] [--json FILE]
 
-Every row is stock Transformers; only the folder, or whether the cache is repaired, differs. Minutes on 2 CPU cores.
+Every row is stock Transformers; only the folder, or whether the cache is repaired, differs. Minutes on 2 CPU
+cores.
 """
 
 import json
@@ -53,7 +54,8 @@ def variant(folder: Path, weights: Path, tokenizer: Path, config: dict) -> Path:
 def stock_replies(model, tokenizer, batch_size: int = 32, keep_prior: bool = False) -> Replies:
     """Greedy replies by `generate`, in left-padded batches of prompts of similar length.
 
-    With `keep_prior` each prompt is run alone, all but its last message first, and the reply comes from the kept cache.
+    With `keep_prior` each prompt is run alone, all but its last message first, and the reply comes from the
+    kept cache.
     """
     settings = {"do_sample": False, "max_new_tokens": 120, "pad_token_id": tokenizer.eos_token_id}
 

@@ -4,8 +4,8 @@
     score_questions(replies, tokenizer, corpus.held_out_questions())
     score_recall(replies, tokenizer, recall_cases(tokenizer))
 
-A reply is right when it holds every key fact of its question and names no number, ingredient or replacement that the
-reference answer does not: a right list with a wrong amount in it is wrong.
+A reply is right when it holds every key fact of its question and names no number, ingredient or replacement
+that the reference answer does not: a right list with a wrong amount in it is wrong.
 """
 
 import re

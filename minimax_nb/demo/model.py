@@ -1,8 +1,9 @@
 """The demo model: its config, and a forward pass fast enough to train it with.
 
-The weights live in Transformers' own MiniMaxForCausalLM under a converted config, where stock computes what MiniMax's
-code computes (tests hold both to the float64 yardstick). Stock's loops over blocks and experts are slow to train
-through, so `forward` computes the same from the same parameters in batched form: no cache, no padding on the left.
+The weights live in Transformers' own MiniMaxForCausalLM under a converted config, where stock computes what
+MiniMax's code computes (tests hold both to the float64 yardstick). Stock's loops over blocks and experts are
+slow to train through, so `forward` computes the same from the same parameters in batched form: no cache, no
+padding on the left.
 """
 
 import torch
@@ -85,7 +86,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def mixture_of_experts(block, h: Tensor) -> tuple[Tensor, Tensor]:
     """(batch, length, hidden) in and out, and the Switch balance loss (arXiv 2101.03961, equations 4 to 6).
 
-    All experts compute every token and the unchosen are weighted 0: at this size one wide product beats a dispatch.
+    All experts compute every token and the unchosen are weighted 0: at this size one wide product beats a
+    dispatch.
     """
     experts, count = block.experts, block.experts.num_experts
     scores = F.linear(h, block.gate.weight).float().softmax(-1)

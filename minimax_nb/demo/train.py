@@ -1,8 +1,9 @@
 """Train the demo model from nothing: python -m minimax_nb.demo.train [--quick] [--out FOLDER]
 
-The tokenizer, then the model, then the checkpoint in MiniMax's original format. Batch i is made from (seed, i), so a
-run that was stopped (Ctrl-C saves) goes on where it was when the same command is given again. It runs on a CUDA GPU if
-there is one, else on the CPU; --quick is for the CPU: short conversations, and nothing to recall.
+The tokenizer, then the model, then the checkpoint in MiniMax's original format. Batch i is made from (seed,
+i), so a run that was stopped (Ctrl-C saves) goes on where it was when the same command is given again. It
+runs on a CUDA GPU if there is one, else on the CPU; --quick is for the CPU: short conversations, and nothing
+to recall.
 """
 
 import json

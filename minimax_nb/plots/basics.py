@@ -1,8 +1,8 @@
 """The figures of the notebooks: numbers in, a matplotlib Figure out.
 
-A function here knows nothing of models, folders or files; the notebook computes what is drawn. Every series differs by
-marker, dash or hatch as well as by colour, and is named beside its data. Figures are closed before they are returned,
-so that a notebook shows each once.
+A function here knows nothing of models, folders or files; the notebook computes what is drawn. Every series
+differs by marker, dash or hatch as well as by colour, and is named beside its data. Figures are closed before
+they are returned, so that a notebook shows each once.
 
     parity({"converted": errors, "only renamed": others}, bound=1e-5)
 """
@@ -27,14 +27,14 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # names for th
 def memory(tokens: Sequence[int], lines: Mapping[str, Sequence[float]], levels: Mapping[str, float]) -> Figure:
     """Gigabytes against context length, both logarithmic: `lines` grow with `tokens`, `levels` do not."""
     with plt.rc_context(FONT):
-        figure, axes = _figure(9, 4.6)
+        figure, axes = new_figure(9, 4.6)
         for (name, values), (colour, marker, dash) in zip(lines.items(), STYLES, strict=False):
             axes.loglog(tokens, values, color=colour, marker=marker, linestyle=dash, linewidth=2, label=name)
         for name, value in levels.items():
             axes.axhline(value, color=GREY, linewidth=1.5, linestyle=(0, (6, 3)))
             axes.text(tokens[0], value * 1.12, name, color=GREY, va="bottom")
         axes.set(xlabel="tokens in context", ylabel="GB")
-        axes.set_xticks(tokens, [_short(count) for count in tokens])
+        axes.set_xticks(tokens, [short_count(count) for count in tokens])
         axes.minorticks_off()
         axes.grid(axis="y", alpha=0.3)
         axes.legend(frameon=False, loc="lower right")
@@ -44,15 +44,15 @@ def memory(tokens: Sequence[int], lines: Mapping[str, Sequence[float]], levels: 
 def rotation(heads: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     """Which dims of a head turn together, and how fast.
 
-    `heads` maps a name to (pair, radians a token) of each dim, in order; 0 radians means that the dim does not turn.
-    Above, a row of boxes for each head: two boxes with one letter are a pair, a hatched box stands still. Below, the
-    speed of each pair.
+    `heads` maps a name to (pair, radians a token) of each dim, in order; 0 radians means that the dim does
+    not turn. Above, a row of boxes for each head: two boxes with one letter are a pair, a hatched box stands
+    still. Below, the speed of each pair.
     """
     speeds = [speed for head in heads.values() for _, speed in head if speed]
     low, high = log10(min(speeds)), log10(max(speeds))
     colours = plt.get_cmap("cividis")
     with plt.rc_context(FONT):
-        figure, (above, below) = _figure(11, 6.4, rows=2)
+        figure, (above, below) = new_figure(11, 6.4, rows=2)
         for row, (name, head) in enumerate(heads.items()):
             for dim, (pair, speed) in enumerate(head):
                 share = (log10(speed) - low) / ((high - low) or 1) if speed else None
@@ -78,7 +78,7 @@ def rotation(heads: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
 def parity(errors: Mapping[str, Sequence[float]], bound: float) -> Figure:
     """Relative error of each token's logits, on a logarithmic axis, and the bound that a right model stays under."""
     with plt.rc_context(FONT):
-        figure, axes = _figure(9, 4.6)
+        figure, axes = new_figure(9, 4.6)
         for (name, values), (colour, marker, dash) in zip(errors.items(), STYLES, strict=False):
             axes.semilogy(values, color=colour, marker=marker, linestyle=dash, linewidth=1, label=name)
         axes.axhline(bound, color=GREY, linewidth=1.5, linestyle=(0, (6, 3)))
@@ -96,7 +96,7 @@ def traps(rows: Mapping[str, Mapping[str, float]]) -> Figure:
     """
     measures = list(next(iter(rows.values())))
     with plt.rc_context(FONT):
-        figure, panels = _panels(11, 1.1 + 0.45 * len(rows), len(measures))
+        figure, panels = new_panels(11, 1.1 + 0.45 * len(rows), len(measures))
         for axes, measure in zip(panels, measures, strict=True):
             values = [row[measure] for row in rows.values()]
             for at, value in enumerate(values):
@@ -113,9 +113,9 @@ def traps(rows: Mapping[str, Mapping[str, float]]) -> Figure:
 def recall(shares: Mapping[str, Mapping[int, float]]) -> Figure:
     """Share of stated values repeated to the letter, in per cent, against their distance in tokens; a line a model."""
     with plt.rc_context(FONT):
-        figure, axes = _figure(8, 3.6)
+        figure, axes = new_figure(8, 3.6)
         for (name, points), style in zip(shares.items(), STYLES, strict=False):
-            axes.plot(list(points), list(points.values()), label=name, **_line(style))
+            axes.plot(list(points), list(points.values()), label=name, **line_style(style))
         axes.set(xlabel="tokens between the statement and the question", ylabel="recalled, %", ylim=(-4, 104))
         axes.set_xticks(list(points))
         axes.grid(axis="y", alpha=0.3)
@@ -128,10 +128,11 @@ def next_token(
 ) -> Figure:
     """The probability of each candidate for the next token, one panel for each entry of `shares`.
 
-    `before`, if given, is drawn in every panel as an outline, for comparison. A probability of 0 is written "cut".
+    `before`, if given, is drawn in every panel as an outline, for comparison. A probability of 0 is written
+    "cut".
     """
     with plt.rc_context(FONT):
-        figure, panels = _panels(11, 1.3 + 0.38 * len(tokens), len(shares))
+        figure, panels = new_panels(11, 1.3 + 0.38 * len(tokens), len(shares))
         for axes, (name, values) in zip(panels, shares.items(), strict=True):
             axes.barh(range(len(tokens)), values, color=BLUE, alpha=0.75)
             if before is not None:
@@ -159,7 +160,7 @@ def tokens(pieces: Sequence[str], ids: Sequence[int], special: Collection[int], 
     spots = _spots(pieces, ids, width)
     rows = spots[-1][0] + 1
     with plt.rc_context(FONT | {"font.family": families}):
-        figure, axes = _figure(11, 0.55 * rows)
+        figure, axes = new_figure(11, 0.55 * rows)
         for piece, number, (row, left, wide) in zip(pieces, ids, spots, strict=True):
             marked = number in special
             style = {"facecolor": "#e0e0e0" if marked else "white", "linewidth": 2.5 if marked else 0.8}
@@ -172,20 +173,20 @@ def tokens(pieces: Sequence[str], ids: Sequence[int], special: Collection[int], 
     return figure
 
 
-def _figure(width: float, height: float, rows: int = 1):
+def new_figure(width: float, height: float, rows: int = 1):
     figure, axes = plt.subplots(rows, figsize=(width, height), layout="constrained")
     plt.close(figure)
     return figure, axes
 
 
-def _panels(width: float, height: float, columns: int) -> tuple[Figure, list]:
+def new_panels(width: float, height: float, columns: int) -> tuple[Figure, list]:
     """A figure and its axes side by side, a list of one too."""
     figure, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained", squeeze=False)
     plt.close(figure)
     return figure, list(axes[0])
 
 
-def _line(style: tuple, **more) -> dict:
+def line_style(style: tuple, **more) -> dict:
     """An entry of STYLES as what matplotlib's plot takes."""
     return dict(zip(("color", "marker", "linestyle"), style, strict=True)) | {"linewidth": 2, "markersize": 8} | more
 
@@ -200,7 +201,7 @@ def _box(axes, x: float, y: float, letter: str, share: float | None, colours: Co
         axes.text(x + 0.45, y + 0.4, letter, ha="center", va="center", color=ink, fontsize=11)
 
 
-def _short(count: int) -> str:
+def short_count(count: int) -> str:
     for unit, size in (("M", 10**6), ("k", 10**3)):
         if count >= size:
             return f"{count / size:g}{unit}"

@@ -4,8 +4,9 @@
     prefill = chosen(rows, what="prefill", batch=1, lightning="fused", dtype="bfloat16")
     time(prefill), time_text(prefill)
 
-A line is an attention implementation, or another field named by `by`. Rows that ran out of memory are drawn as a cross
-at the top of the axes, for colour is not the only sign there either. plots.py says how figures are made here.
+A line is an attention implementation, or another field named by `by`. Rows that ran out of memory are drawn
+as a cross at the top of the axes, for colour is not the only sign there either. plots.py says how figures are
+made here.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .basics import BLUE, FONT, GREEN, GREY, STYLES, VERMILLION, _figure, _line, _panels, _short
+from .basics import BLUE, FONT, GREEN, GREY, STYLES, VERMILLION, line_style, new_figure, new_panels, short_count
 
 LINES = (*STYLES, (GREY, "D", "-."), ("#CC79A7", "v", (0, (1, 3))))
 OWN = {"SDPA": 0, "eager": 1, "FlashAttention-2": 2, "SDPA by length": 3}  # in all figures the same line
@@ -39,12 +40,14 @@ def part(rows: Rows, kind: str) -> list[Mapping]:
 def time(rows: Rows, by: str = "attention") -> Figure:
     """Milliseconds against tokens, both logarithmic, bars from the least to the most, and the floor of the fastest."""
     with plt.rc_context(FONT):
-        figure, axes = _figure(9, 4.8)
+        figure, axes = new_figure(9, 4.8)
         for name, line, style in _styled(_lines(rows, by)):
             ok = _ok(line)
             below, above = ([abs(row["ms"] - row[end]) for row in ok] for end in ("least_ms", "most_ms"))
             values = [row["ms"] for row in ok]
-            axes.errorbar([row["length"] for row in ok], values, [below, above], label=name, capsize=3, **_line(style))
+            axes.errorbar(
+                [row["length"] for row in ok], values, [below, above], label=name, capsize=3, **line_style(style)
+            )
         floors = _floors(rows)
         axes.plot(list(floors), list(floors.values()), color="black", linewidth=1, linestyle=(0, (6, 3)), label="floor")
         axes.set(yscale="log", ylabel="milliseconds")
@@ -57,10 +60,10 @@ def memory(rows: Rows, by: str = "attention") -> Figure:
     if not any("extra_gb" in row for row in rows):
         raise ValueError("these rows have no memory: it is measured on GPUs only")
     with plt.rc_context(FONT):
-        figure, axes = _figure(9, 4.8)
+        figure, axes = new_figure(9, 4.8)
         for name, line, style in _styled(_lines(rows, by)):
             ok = _ok(line)
-            axes.plot([row["length"] for row in ok], [row["extra_gb"] for row in ok], label=name, **_line(style))
+            axes.plot([row["length"] for row in ok], [row["extra_gb"] for row in ok], label=name, **line_style(style))
         axes.set(yscale="log", ylabel="GB beyond the weights")
         _finish(axes, rows, by)
     return figure
@@ -70,7 +73,7 @@ def shares(rows: Rows) -> Figure:
     """A stacked bar a length: which part of the time each kind of layer takes, with the milliseconds above it."""
     ok = _ok(rows)
     with plt.rc_context(FONT):
-        figure, axes = _figure(9, 4.8)
+        figure, axes = new_figure(9, 4.8)
         bottom = [0.0] * len(ok)
         for kind, (colour, hatch) in KINDS.items():
             parts = [_percent(row)[kind] for row in ok]
@@ -92,12 +95,12 @@ def speed_up(rows: Rows, against: Sequence[str] = ("eager", "sdpa"), by: str = "
     """How many times as fast each line is as each of `against`, a panel each; 1 is as fast."""
     lines = _lines(rows, by)
     with plt.rc_context(FONT):
-        figure, panels = _panels(11, 4.2, len(against))
+        figure, panels = new_panels(11, 4.2, len(against))
         for axes, base in zip(panels, against, strict=True):
             for name, line, style in _styled(lines):
                 points = ratios(lines[_name(base)], line)
                 if name != _name(base) and points:
-                    axes.plot(list(points), list(points.values()), label=name, **_line(style))
+                    axes.plot(list(points), list(points.values()), label=name, **line_style(style))
             axes.axhline(1, color=GREY, linewidth=1.5, linestyle=(0, (6, 3)))
             axes.set(title=f"against {_name(base)}", ylabel="times as fast")
             axes.set_ylim(0, 1.15 * max([1.0, *(y for line in axes.lines for y in line.get_ydata())]))
@@ -226,4 +229,4 @@ def _figures(value: float) -> str:
 
 
 def _short_binary(length: int) -> str:
-    return f"{length // 1024}k" if length % 1024 == 0 else _short(length)
+    return f"{length // 1024}k" if length % 1024 == 0 else short_count(length)

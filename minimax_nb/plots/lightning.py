@@ -12,32 +12,33 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from .basics import BLUE, FONT, GREY, STYLES, VERMILLION, _figure, _line, _panels, _short
+from .basics import BLUE, FONT, GREY, STYLES, VERMILLION, line_style, new_figure, new_panels, short_count
 
 
 def half_lives(tokens: Sequence[Sequence[float]], softmax: Collection[int] = ()) -> Figure:
     """A map of all heads: tokens until half is forgotten, (layers, heads), in colour and as lines of equal reach.
 
-    Layers in `softmax` have no decay: their columns are white and hatched, and their values are not looked at.
+    Layers in `softmax` have no decay: their columns are white and hatched, and their values are not looked
+    at.
     """
     layers, heads = len(tokens), len(tokens[0])
     shown = [log10(value) for layer, row in enumerate(tokens) if layer not in softmax for value in row]
     columns = [[log10(row[head]) for row in tokens] for head in range(heads)]
     with plt.rc_context(FONT):
-        figure, axes = _figure(10, 5.2)
+        figure, axes = new_figure(10, 5.2)
         picture = axes.imshow(columns, cmap="cividis", aspect="auto", vmin=min(shown), vmax=max(shown))
         levels = range(ceil(min(shown)), floor(max(shown)) + 1)
         edge = [withStroke(linewidth=3.5, foreground="black")]  # readable on the bright and on the hatched parts too
         lines = axes.contour(columns, levels=list(levels), colors="white", linewidths=1.5)
         lines.set_path_effects(edge)
-        for text in axes.clabel(lines, fmt=lambda level: _short(10 ** round(level)), fontsize=12):
+        for text in axes.clabel(lines, fmt=lambda level: short_count(10 ** round(level)), fontsize=12):
             text.set_path_effects(edge)
         for layer in softmax:
             axes.axvspan(layer - 0.5, layer + 0.5, facecolor="white", edgecolor=GREY, hatch="////", linewidth=0)
         ticks = range(0, layers, 8 if layers > 16 else 1)
         axes.set(xlabel="layer (hatched: softmax)", ylabel="head", xticks=list(ticks), xlim=(-0.5, layers - 0.5))
         bar = figure.colorbar(picture, ticks=list(levels))
-        bar.ax.set_yticklabels([_short(10**level) for level in levels])
+        bar.ax.set_yticklabels([short_count(10**level) for level in levels])
         bar.set_label("tokens until half is forgotten")
     return figure
 
@@ -50,7 +51,7 @@ def remembered(slopes: Mapping[str, float], longest: int = 100_000) -> Figure:
     steps = range(int(20 * log10(longest)) + 1)
     distances = sorted({round(10 ** (step / 20)) for step in steps})
     with plt.rc_context(FONT):
-        figure, axes = _figure(9, 4)
+        figure, axes = new_figure(9, 4)
         for (name, slope), (colour, marker, dash) in zip(slopes.items(), STYLES, strict=False):
             left = [exp(-slope * distance) for distance in distances]
             axes.semilogx(distances, left, color=colour, linestyle=dash, linewidth=2.5, label=f"{name}: {_half(slope)}")
@@ -58,7 +59,9 @@ def remembered(slopes: Mapping[str, float], longest: int = 100_000) -> Figure:
                 axes.plot(log(2) / slope, 0.5, color=colour, marker=marker, markersize=10)
         axes.axhline(0.5, color=GREY, linewidth=1, linestyle=(0, (6, 3)))
         axes.set(xlabel="distance in tokens", ylabel="share that is left", ylim=(-0.03, 1.06), xlim=(1, longest))
-        axes.set_xticks(ticks := [10**power for power in range(int(log10(longest)) + 1)], [_short(x) for x in ticks])
+        axes.set_xticks(
+            ticks := [10**power for power in range(int(log10(longest)) + 1)], [short_count(x) for x in ticks]
+        )
         figure.legend(frameon=False, loc="outside upper left")
     return figure
 
@@ -66,9 +69,9 @@ def remembered(slopes: Mapping[str, float], longest: int = 100_000) -> Figure:
 def cost(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]) -> Figure:
     """Milliseconds against length, both logarithmic, a line for each kind of layer."""
     with plt.rc_context(FONT):
-        figure, axes = _figure(9, 4.2)
+        figure, axes = new_figure(9, 4.2)
         for (name, values), style in zip(seconds.items(), STYLES, strict=False):
-            axes.loglog(tokens, [1000 * value for value in values], label=name, **_line(style))
+            axes.loglog(tokens, [1000 * value for value in values], label=name, **line_style(style))
         axes.set(xlabel="tokens", ylabel="milliseconds")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xticks(tokens, [str(count) for count in tokens])
@@ -81,11 +84,11 @@ def cost(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]) -> Figur
 def drift(errors: Mapping[str, Sequence[float]]) -> Figure:
     """Relative error of each decode step's output, both axes logarithmic; a line a way of computing."""
     with plt.rc_context(FONT):
-        figure, axes = _figure(9, 4.2)
+        figure, axes = new_figure(9, 4.2)
         for (name, values), style in zip(errors.items(), STYLES, strict=False):
             steps = range(1, len(values) + 1)
             marks = [2**power - 1 for power in range(len(values).bit_length())]
-            line = _line(style, linewidth=1.5, markevery=marks)
+            line = line_style(style, linewidth=1.5, markevery=marks)
             axes.loglog(steps, [100 * value for value in values], label=name, **line)
         axes.set(xlabel="decode step", ylabel="relative error, %")
         axes.xaxis.set_major_formatter("{x:g}")
@@ -98,14 +101,14 @@ def drift(errors: Mapping[str, Sequence[float]]) -> Figure:
 def recorded_errors(panels: Mapping[str, Mapping[str, Mapping[str, float | str]]]) -> Figure:
     """Errors in percent, a panel a layer, a line a form, a point a stage; what is no number stands above, in words."""
     with plt.rc_context(FONT):
-        figure, all_axes = _panels(11, 4.2, len(panels))
+        figure, all_axes = new_panels(11, 4.2, len(panels))
         for axes, (title, forms) in zip(all_axes, panels.items(), strict=True):
             stages = list(next(iter(forms.values())))
             for at, ((name, found), style) in enumerate(zip(forms.items(), STYLES, strict=False)):
                 values = [value if isinstance(value, float) else float("nan") for value in found.values()]
                 label = name if all(value == value for value in values) else f"{name}: not finite"
                 places = [stage + 0.12 * (at - 1) for stage in range(len(stages))]
-                axes.semilogy(places, values, label=label, **_line(style, markersize=9))
+                axes.semilogy(places, values, label=label, **line_style(style, markersize=9))
             axes.set(title=title, ylim=(0.01, 1000), xlim=(-0.4, len(stages) - 0.6))
             axes.set_xticks(range(len(stages)), stages, fontsize=10)
             axes.yaxis.set_major_formatter("{x:g}")
@@ -118,7 +121,7 @@ def recorded_errors(panels: Mapping[str, Mapping[str, Mapping[str, float | str]]
 def split_times(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
     """Milliseconds of a call, a panel a call and a bar a form: (whole, lightning layers within it)."""
     with plt.rc_context(FONT):
-        figure, all_axes = _panels(11, 3.3, len(panels))
+        figure, all_axes = new_panels(11, 3.3, len(panels))
         for axes, (title, forms) in zip(all_axes, panels.items(), strict=True):
             whole, inner = (list(column) for column in zip(*forms.values(), strict=True))
             rest = [both - part for both, part in zip(whole, inner, strict=True)]

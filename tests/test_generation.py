@@ -1,0 +1,54 @@
+"""`generate` of MiniMax's class: what it cannot do is said, and a prompt can be fed in pieces."""
+
+import pytest
+import torch
+from transformers import GenerationConfig, MiniMaxForCausalLM
+
+from minimax_nb.cache import CACHE_ARGUMENT
+from minimax_nb.errors import UsageMistake
+from minimax_nb.generation import explain_generate
+
+ROWS = torch.tensor([[0] * 9 + [5, 6, 7], list(range(20, 32))])
+SETTINGS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize("asked", ["prompt_lookup_num_tokens", "assistant_model", "generation_config"])
+def test_drafts_are_refused_by_name(loaded, asked):
+    model, _ = loaded
+    value = {"prompt_lookup_num_tokens": 3, "assistant_model": model}.get(asked)
+    value = value or GenerationConfig(prompt_lookup_num_tokens=3)
+    with pytest.raises(UsageMistake, match="cannot take back a rejected draft"):
+        model.generate(ROWS[1:], **{asked: value}, **SETTINGS)
+
+
+@pytest.mark.parametrize("size", [1, 4, 12, 50])
+def test_a_prompt_in_pieces_gives_the_same_reply(loaded, size):
+    model, _ = loaded
+    widths = []
+    hook = model.model.embed_tokens.register_forward_hook(lambda _, ids, __: widths.append(ids[0].shape[1]))
+    got = model.generate(ROWS[1:], prefill_chunk_size=size, **SETTINGS)
+    hook.remove()
+    assert widths[0] == min(size, 12)
+    assert got.equal(model.generate(ROWS[1:], use_cache=False, **SETTINGS))
+
+
+def test_with_beams_too(loaded):
+    model, _ = loaded
+    got = model.generate(ROWS[1:], prefill_chunk_size=4, num_beams=3, **SETTINGS)
+    assert got.equal(model.generate(ROWS[1:], num_beams=3, **SETTINGS))
+
+
+def test_the_cache_that_was_given_is_used(loaded):
+    model, _ = loaded
+    first = model.generate(ROWS[1:], return_dict_in_generate=True, **SETTINGS)
+    cache = first[CACHE_ARGUMENT]
+    longer = torch.cat([first.sequences, ROWS[1:, :7]], 1)
+    got = model.generate(longer, **{CACHE_ARGUMENT: cache}, prefill_chunk_size=3, **SETTINGS)
+    assert got.equal(model.generate(longer, use_cache=False, **SETTINGS))
+
+
+def test_twice_is_once(loaded):
+    explain_generate()
+    before = MiniMaxForCausalLM.generate
+    explain_generate()
+    assert MiniMaxForCausalLM.generate is before
