@@ -26,12 +26,14 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLi
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from minimax_nb import lightning  # noqa: E402
 from minimax_nb.attention import register  # noqa: E402
 from minimax_nb.bench.clock import Clock  # noqa: E402
 from minimax_nb.bench.measure import building_in, random_config, random_model  # noqa: E402
 from minimax_nb.bench.results import versions  # noqa: E402
-from minimax_nb.cache import repair_cache, restore, snapshot  # noqa: E402
-from minimax_nb.lightning import operator as lightning  # noqa: E402
+from minimax_nb.cache import CACHE_ARGUMENT, repair_cache, restore, snapshot  # noqa: E402
+from minimax_nb.lightning import layer as layers  # noqa: E402
+from minimax_nb.lightning.boundaries import Boundaries  # noqa: E402
 from minimax_nb.reference import recurrence  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -118,7 +120,7 @@ def stock_form(module, x: Tensor, qkv: Tensor):
         cache = MiniMaxCache()
         cache.linear_cache = [None] * module.layer_idx + [state]
         module.qkv_proj.rows = qkv[:, start:stop]
-        _, state = module(x[:, start:stop], position_embeddings=None, attention_mask=None, past_key_values=cache)
+        _, state = module(x[:, start:stop], position_embeddings=None, attention_mask=None, **{CACHE_ARGUMENT: cache})
         return caught.pop().unflatten(-1, (module.num_attention_heads, module.head_dim)), state
 
     return run
@@ -127,10 +129,10 @@ def stock_form(module, x: Tensor, qkv: Tensor):
 def our_form(module, qkv: Tensor, backend: str):
     """What a model runs, up to the norm."""
     module.lightning_backend = backend
-    attend = lightning._attend_fast if backend == "fused" else lightning._attend
+    attend = layers._attend_fast if backend == "fused" else layers._attend
 
     def run(start, stop, state):
-        out, state = attend(module, qkv[:, start:stop], None, state)
+        out, state = attend(module, qkv[:, start:stop], Boundaries(), state)
         return out.unflatten(-1, (module.num_attention_heads, module.head_dim)), state
 
     return run
@@ -173,7 +175,7 @@ def times(model, clock: Clock, lengths: dict[str, int], forms: list[str], repeat
 
 def cached(model, ids: Tensor) -> MiniMaxCache:
     cache = MiniMaxCache()
-    model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits.cpu()
+    model(ids, use_cache=True, logits_to_keep=1, **{CACHE_ARGUMENT: cache}).logits.cpu()
     return cache
 
 
@@ -182,7 +184,7 @@ def going_on(model, clock: Clock, ids: Tensor, form: str, kept: int, size: int, 
     lightning.use_lightning(model, form)
     cache = cached(model, ids[:, :kept])
     before, settings = snapshot(cache), {"use_cache": True, "logits_to_keep": 1}
-    call = lambda: model(ids[:, :size], past_key_values=cache, **settings)  # noqa: E731
+    call = lambda: model(ids[:, :size], **{CACHE_ARGUMENT: cache}, **settings)  # noqa: E731
     found = timed(clock, call, repeats, lambda: restore(cache, before))
     return {"form": form, "what": "second turn" if size > 1 else "decode", "tokens": size, "kept": kept} | found
 
@@ -290,7 +292,7 @@ def teacher_forced(model, ids: Tensor, prompt: int) -> Tensor:
     repair_cache()
     cache, logits = MiniMaxCache(), []
     for piece in [ids[:, :prompt], *ids[:, prompt:].split(1, 1)]:
-        logits.append(model(piece, past_key_values=cache, use_cache=True).logits.float())
+        logits.append(model(piece, use_cache=True, **{CACHE_ARGUMENT: cache}).logits.float())
     return torch.cat(logits, 1)
 
 
