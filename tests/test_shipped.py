@@ -16,6 +16,7 @@ from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.demo import corpus, demo_checkpoint, evaluate
 from minimax_nb.demo.card import folders, stock_replies
 from minimax_nb.demo.model import demo_config
+from minimax_nb.loading import load
 
 SEED_MESSAGES = [
     {"role": "user", "content": "What is your favourite condiment?"},
@@ -55,6 +56,16 @@ def test_the_folder_is_what_upstream_ships():
     assert len(list(demo_checkpoint().glob("*.safetensors"))) >= 2
     assert all(weight.dtype == torch.float32 for weight in weights.values())
     assert "['content'][0]['text']" in (demo_checkpoint() / "chat_template.jinja").read_text()
+
+
+def test_a_stop_string_ends_a_reply_of_a_loaded_model(made):
+    """`generate` hands the tokenizer, which it needs for that, on to every layer."""
+    model, tokenizer = load(made["converted"], device_map="cpu")
+    text = tokenizer.apply_chat_template(SEED_MESSAGES, tokenize=False, add_generation_prompt=True)
+    inputs = tokenizer(text, return_tensors="pt")
+    row = model.generate(**inputs, max_new_tokens=60, stop_strings=["Whisk"], tokenizer=tokenizer)[0]
+    reply = tokenizer.decode(row[inputs.input_ids.shape[1] :])
+    assert reply.startswith("For mayonnaise") and reply.endswith("Whisk")
 
 
 def test_stock_computes_it_right_over_more_than_a_block(demo):

@@ -24,6 +24,7 @@ from .operator import attend, segment_length, slopes
 UNUSED = ("position_ids", "use_cache", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 UNUSED += ("output_attentions", "output_hidden_states", "output_router_logits", "token_type_ids")
 UNUSED += ("num_items_in_batch", "shift_labels")  # of the loss
+UNUSED += ("tokenizer", "assistant_tokenizer")  # of generate, which reads stop strings with it and passes it on
 
 
 def use_lightning(model: torch.nn.Module, backend: str = "auto") -> str:
