@@ -9,7 +9,7 @@ from minimax_nb import notebooks
 from minimax_nb.notebooks import enter_notebooks_folder
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-NAMES = ("01_installation", "02_config_patching", "03_chat_generation")
+NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 
 def test_from_elsewhere_it_goes_to_the_notebooks(tmp_path, monkeypatch):
