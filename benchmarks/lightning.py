@@ -14,13 +14,11 @@ import json
 import statistics
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import MiniMaxForCausalLM
+from transformers import AutoTokenizer, MiniMaxForCausalLM
 from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLightningAttention
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 from minimax_nb.attention import register  # noqa: E402
 from minimax_nb.bench.clock import Clock  # noqa: E402
 from minimax_nb.bench.measure import building_in, random_config, random_model  # noqa: E402
-from minimax_nb.bench.results import versions  # noqa: E402
-from minimax_nb.cache import repair_cache, restore, snapshot  # noqa: E402
+from minimax_nb.bench.results import Results  # noqa: E402
+from minimax_nb.cache import CACHE_ARGUMENT, repair_cache, restore, snapshot  # noqa: E402
 from minimax_nb.lightning import operator as lightning  # noqa: E402
 from minimax_nb.reference import recurrence  # noqa: E402
 
@@ -118,7 +116,7 @@ def stock_form(module, x: Tensor, qkv: Tensor):
         cache = MiniMaxCache()
         cache.linear_cache = [None] * module.layer_idx + [state]
         module.qkv_proj.rows = qkv[:, start:stop]
-        _, state = module(x[:, start:stop], position_embeddings=None, attention_mask=None, past_key_values=cache)
+        _, state = module(x[:, start:stop], position_embeddings=None, attention_mask=None, **{CACHE_ARGUMENT: cache})
         return caught.pop().unflatten(-1, (module.num_attention_heads, module.head_dim)), state
 
     return run
@@ -173,7 +171,7 @@ def times(model, clock: Clock, lengths: dict[str, int], forms: list[str], repeat
 
 def cached(model, ids: Tensor) -> MiniMaxCache:
     cache = MiniMaxCache()
-    model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits.cpu()
+    model(ids, **{CACHE_ARGUMENT: cache}, use_cache=True, logits_to_keep=1).logits.cpu()
     return cache
 
 
@@ -182,7 +180,7 @@ def going_on(model, clock: Clock, ids: Tensor, form: str, kept: int, size: int, 
     lightning.use_lightning(model, form)
     cache = cached(model, ids[:, :kept])
     before, settings = snapshot(cache), {"use_cache": True, "logits_to_keep": 1}
-    call = lambda: model(ids[:, :size], past_key_values=cache, **settings)  # noqa: E731
+    call = lambda: model(ids[:, :size], **{CACHE_ARGUMENT: cache}, **settings)  # noqa: E731
     found = timed(clock, call, repeats, lambda: restore(cache, before))
     return {"form": form, "what": "second turn" if size > 1 else "decode", "tokens": size, "kept": kept} | found
 
@@ -249,7 +247,7 @@ def demo(dtype: torch.dtype):
 
     folder = patch_checkpoint(demo_checkpoint(), ROOT / "notebooks" / "_work" / "demo")
     model = MiniMaxForCausalLM.from_pretrained(folder, dtype=dtype).to(DEVICE).eval()
-    return model, transformers.AutoTokenizer.from_pretrained(folder)
+    return model, AutoTokenizer.from_pretrained(folder)
 
 
 def long_conversations(tokenizer, rows: int, length: int) -> Tensor:
@@ -290,7 +288,7 @@ def teacher_forced(model, ids: Tensor, prompt: int) -> Tensor:
     repair_cache()
     cache, logits = MiniMaxCache(), []
     for piece in [ids[:, :prompt], *ids[:, prompt:].split(1, 1)]:
-        logits.append(model(piece, past_key_values=cache, use_cache=True).logits.float())
+        logits.append(model(piece, **{CACHE_ARGUMENT: cache}, use_cache=True).logits.float())
     return torch.cat(logits, 1)
 
 
@@ -307,23 +305,19 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="small sizes")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    name = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    result = {"what": "lightning attention, stock and ours", "device": name, "versions": versions()}
-    result |= {
-        "date": str(date.today()),
-        "command": " ".join(["python benchmarks/lightning.py", *arguments.parts]),
-        "errors_are": "percent",
-    }
-    for part in arguments.parts:
-        start = time.perf_counter()
-        result[part] = parts[part](arguments.toy)
-        result[part + "_seconds"] = round(time.perf_counter() - start, 1)
-        text = json.dumps(result, indent=1)
-        if arguments.json:
-            arguments.json.write_text(text + "\n")
-        else:
-            print(json.dumps({part: result[part]}, indent=1))
-        print(f"{part}: {result[part + '_seconds']} s", flush=True)
+    command = " ".join(["python benchmarks/lightning.py", *arguments.parts])
+    with Results(arguments.json, command) as results:
+        results.found |= {"what": "lightning attention, stock and ours", "errors_are": "percent"}
+        for part in arguments.parts:
+            start = time.perf_counter()
+            results.found[part] = parts[part](arguments.toy)
+            results.found[part + "_seconds"] = round(time.perf_counter() - start, 1)
+            results.save()
+            if not arguments.json:
+                print(json.dumps({part: results.found[part]}, indent=1))
+            print(f"{part}: {results.found[part + '_seconds']} s", flush=True)
+        results.found["complete"] = True
+        results.save()
 
 
 if __name__ == "__main__":
