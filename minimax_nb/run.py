@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .config import MARKER
+from .config import MARKER, read_marker
 from .errors import MISTAKES, ConfigError, UsageMistake
 
 USAGE = "python -m minimax_nb.run [-m MODULE | COMMAND | FILE.py] ARGUMENTS..."
@@ -94,9 +94,10 @@ def _refuse_unconverted(name, kwargs: dict) -> None:
     config = kwargs.get("config")
     if not isinstance(config, PreTrainedConfig):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    marker = getattr(config, MARKER, None)
-    if not isinstance(marker, dict) or marker.get("qk_rows") != "permuted":
-        raise _not_converted(name)
+    try:
+        read_marker({MARKER: getattr(config, MARKER, None)})
+    except ConfigError as error:
+        raise _not_converted(name) from error
 
 
 def _not_converted(name) -> ConfigError:
@@ -109,15 +110,18 @@ def _not_converted(name) -> ConfigError:
 
 
 def _repair(model, kwargs: dict) -> None:
-    """Let a model compute as after `load()`."""
+    """Let a model compute as after `load()`. RuntimeError if another Transformers fails the self-test."""
     from .attention import register
-    from .lightning import use_lightning
+    from .lightning.layer import rebuild_decays, use_lightning
+    from .loading import self_test
 
+    rebuild_decays(model)
     backend = use_lightning(model)
     if kwargs.get("attn_implementation") is None and model.device.type == "cuda":
         model.set_attn_implementation(register())
     attention = model.config._attn_implementation
-    print(f"minimax_nb.run: {backend} lightning attention, {attention}, cache repaired", file=sys.stderr)
+    _, note = self_test(attention, backend, model.device.type, str(model.dtype).removeprefix("torch."))
+    print(f"minimax_nb.run: {backend} lightning attention, {attention}, cache repaired{note}", file=sys.stderr)
 
 
 def _how_to_start(arguments: list[str]) -> Callable[[], None]:
