@@ -14,30 +14,26 @@ import json
 import statistics
 import sys
 import time
-from datetime import date
 from pathlib import Path
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import MiniMaxForCausalLM
+from transformers import AutoTokenizer, MiniMaxForCausalLM
 from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLightningAttention
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from minimax_nb import lightning  # noqa: E402
 from minimax_nb.attention import register  # noqa: E402
 from minimax_nb.bench.clock import Clock  # noqa: E402
 from minimax_nb.bench.measure import building_in, random_config, random_model  # noqa: E402
-from minimax_nb.bench.results import versions  # noqa: E402
+from minimax_nb.bench.results import Results  # noqa: E402
 from minimax_nb.cache import CACHE_ARGUMENT, repair_cache, restore, snapshot  # noqa: E402
-from minimax_nb.lightning import layer as layers  # noqa: E402
-from minimax_nb.lightning.boundaries import Boundaries  # noqa: E402
+from minimax_nb.lightning import has_fused, lightning_attention, slopes, use_lightning  # noqa: E402
 from minimax_nb.reference import recurrence  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-OURS = ["fused", "torch"] if DEVICE == "cuda" and lightning.has_fused() else ["torch"]
+OURS = ["fused", "torch"] if DEVICE == "cuda" and has_fused() else ["torch"]
 
 
 def error(got: Tensor, want: Tensor) -> float | str:
@@ -90,8 +86,7 @@ def one_layer(module, built, x: Tensor, prompt: int, steps: int, scale: float) -
     qkv = module.qkv_proj(x)
     shape = (module.num_attention_heads, 3, module.head_dim)
     q, k, v = module.act_fn(qkv).unflatten(-1, shape).unbind(3)
-    rates = lightning.slopes(module.num_attention_heads, module.layer_idx, module.num_hidden_layers, x.device)
-    want, _ = recurrence(q, k, v, rates)
+    want, _ = recurrence(q, k, v, rates_of(module, x.device))
     forms = {"stock": stock_form(module, x, qkv)} | {name: our_form(module, qkv, name) for name in OURS}
     forms["stock, built in half precision"] = stock_form(built, x, qkv)
     rows = []
@@ -128,14 +123,25 @@ def stock_form(module, x: Tensor, qkv: Tensor):
 
 def our_form(module, qkv: Tensor, backend: str):
     """What a model runs, up to the norm."""
-    module.lightning_backend = backend
-    attend = layers._attend_fast if backend == "fused" else layers._attend
+    heads, rates = module.num_attention_heads, rates_of(module, qkv.device)
 
     def run(start, stop, state):
-        out, state = attend(module, qkv[:, start:stop], Boundaries(), state)
-        return out.unflatten(-1, (module.num_attention_heads, module.head_dim)), state
+        piece = qkv[:, start:stop]
+        if backend == "fused" and stop - start == 1 and state is not None:
+            from minimax_nb.lightning.kernels import decode_step
+
+            out, state = decode_step(piece, rates, state, heads)
+            return out.unflatten(-1, (heads, module.head_dim)), state
+        piece = module.act_fn(piece)
+        piece = piece.float() if piece.dtype == torch.float16 else piece  # for its range, as the layer does
+        q, k, v = piece.unflatten(-1, (heads, 3, module.head_dim)).unbind(3)
+        return lightning_attention(q, k, v, rates, state, backend=backend)
 
     return run
+
+
+def rates_of(module, device) -> Tensor:
+    return slopes(module.num_attention_heads, module.layer_idx, module.num_hidden_layers, device)
 
 
 # ---- times ---------------------------------------------------------------------------------------------------------
@@ -158,7 +164,7 @@ def times(model, clock: Clock, lengths: dict[str, int], forms: list[str], repeat
     rows = []
     ids = torch.randint(model.config.vocab_size, (1, max(lengths.values())), device=model.device)
     for form in forms:
-        lightning.use_lightning(model, form)
+        use_lightning(model, form)
         start, size = time.perf_counter(), lengths["prefill"]
         cached(model, ids[:, : lengths["kept"]])
         first = round(time.perf_counter() - start, 2)  # kernels are compiled and tuned here
@@ -175,13 +181,13 @@ def times(model, clock: Clock, lengths: dict[str, int], forms: list[str], repeat
 
 def cached(model, ids: Tensor) -> MiniMaxCache:
     cache = MiniMaxCache()
-    model(ids, use_cache=True, logits_to_keep=1, **{CACHE_ARGUMENT: cache}).logits.cpu()
+    model(ids, **{CACHE_ARGUMENT: cache}, use_cache=True, logits_to_keep=1).logits.cpu()
     return cache
 
 
 def going_on(model, clock: Clock, ids: Tensor, form: str, kept: int, size: int, repeats: int) -> dict:
     """A row: `size` tokens more on a cache that holds `kept`; the cache is put back before each repeat."""
-    lightning.use_lightning(model, form)
+    use_lightning(model, form)
     cache = cached(model, ids[:, :kept])
     before, settings = snapshot(cache), {"use_cache": True, "logits_to_keep": 1}
     call = lambda: model(ids[:, :size], **{CACHE_ARGUMENT: cache}, **settings)  # noqa: E731
@@ -215,7 +221,7 @@ def within(model, length: int) -> list[dict]:
     qkv, gate = layer.qkv_proj(x), layer.output_gate(x)
     q, k, v = silu_split(qkv, None, heads)
     state = torch.zeros(1, heads, width, width, device=DEVICE)
-    shared = {"g_gamma": -lightning.slopes(heads, 0, 80, DEVICE), "scale": 1.0, "initial_state": state}
+    shared = {"g_gamma": -slopes(heads, 0, 80, DEVICE), "scale": 1.0, "initial_state": state}
     shared["output_final_state"] = True
     flat = q.flatten(2)
     parts = {
@@ -225,9 +231,7 @@ def within(model, length: int) -> list[dict]:
             y.contiguous() for y in layer.act_fn(qkv).unflatten(-1, (heads, 3, width)).unbind(3)
         ],
         "attention, chunks of 64": lambda: chunk_simple_gla(q, k, v, chunk_size=64, **shared),
-        "attention, torch backend": lambda: lightning.lightning_attention(
-            q, k, v, -shared["g_gamma"], state, backend="torch"
-        ),
+        "attention, torch backend": lambda: lightning_attention(q, k, v, -shared["g_gamma"], state, backend="torch"),
         "norm and gate, library kernel": lambda: rms_norm_gated(flat, gate, norm.weight, None, "sigmoid", eps=1e-6),
         "norm and gate, PyTorch": lambda: torch.sigmoid(gate) * norm(flat),
     }
@@ -251,7 +255,7 @@ def demo(dtype: torch.dtype):
 
     folder = patch_checkpoint(demo_checkpoint(), ROOT / "notebooks" / "_work" / "demo")
     model = MiniMaxForCausalLM.from_pretrained(folder, dtype=dtype).to(DEVICE).eval()
-    return model, transformers.AutoTokenizer.from_pretrained(folder)
+    return model, AutoTokenizer.from_pretrained(folder)
 
 
 def long_conversations(tokenizer, rows: int, length: int) -> Tensor:
@@ -270,12 +274,12 @@ def effect(toy: bool) -> list[dict]:
     length, prompt, count = (1024, 512, 16) if not toy else (96, 64, 2)
     exact, tokenizer = demo(torch.float32)
     ids = long_conversations(tokenizer, count, length).to(DEVICE)
-    lightning.use_lightning(exact, "torch")
+    use_lightning(exact, "torch")
     want = teacher_forced(exact, ids, prompt).double().log_softmax(-1)
     rows = []
     for form in ["stock", *OURS]:
         half, _ = demo(torch.bfloat16)
-        lightning.use_lightning(half, form)
+        use_lightning(half, form)
         got = teacher_forced(half, ids, prompt).double().log_softmax(-1)
         kl, same = (want.exp() * (want - got)).sum(-1), want.argmax(-1) == got.argmax(-1)
         for name, part in (("prefill", slice(0, prompt)), ("decode", slice(prompt, length))):
@@ -292,7 +296,7 @@ def teacher_forced(model, ids: Tensor, prompt: int) -> Tensor:
     repair_cache()
     cache, logits = MiniMaxCache(), []
     for piece in [ids[:, :prompt], *ids[:, prompt:].split(1, 1)]:
-        logits.append(model(piece, use_cache=True, **{CACHE_ARGUMENT: cache}).logits.float())
+        logits.append(model(piece, **{CACHE_ARGUMENT: cache}, use_cache=True).logits.float())
     return torch.cat(logits, 1)
 
 
@@ -309,23 +313,19 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="small sizes")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    name = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    result = {"what": "lightning attention, stock and ours", "device": name, "versions": versions()}
-    result |= {
-        "date": str(date.today()),
-        "command": " ".join(["python benchmarks/lightning.py", *arguments.parts]),
-        "errors_are": "percent",
-    }
-    for part in arguments.parts:
-        start = time.perf_counter()
-        result[part] = parts[part](arguments.toy)
-        result[part + "_seconds"] = round(time.perf_counter() - start, 1)
-        text = json.dumps(result, indent=1)
-        if arguments.json:
-            arguments.json.write_text(text + "\n")
-        else:
-            print(json.dumps({part: result[part]}, indent=1))
-        print(f"{part}: {result[part + '_seconds']} s", flush=True)
+    command = " ".join(["python benchmarks/lightning.py", *arguments.parts])
+    with Results(arguments.json, command) as results:
+        results.found |= {"what": "lightning attention, stock and ours", "errors_are": "percent"}
+        for part in arguments.parts:
+            start = time.perf_counter()
+            results.found[part] = parts[part](arguments.toy)
+            results.found[part + "_seconds"] = round(time.perf_counter() - start, 1)
+            results.save()
+            if not arguments.json:
+                print(json.dumps({part: results.found[part]}, indent=1))
+            print(f"{part}: {results.found[part + '_seconds']} s", flush=True)
+        results.found["complete"] = True
+        results.save()
 
 
 if __name__ == "__main__":

@@ -275,7 +275,7 @@ def _decode(
                 watch(token, scores, logits)
             input_ids = torch.cat([input_ids, token], dim=-1)
             drawn.ids.append(token.item())
-            reached = [criterion for criterion in stopping_criteria if criterion(input_ids, None).all()]
+            reached = [each for each in stopping_criteria if torch.as_tensor(each(input_ids, None)).all()]
         if reached:
             cut = all(isinstance(criterion, LIMITS) for criterion in reached)
             drawn.finish_reason = "length" if cut else "stop"

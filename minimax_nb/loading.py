@@ -102,7 +102,7 @@ def load(
     fault = why_not_fused(on_gpu, sizes) if on_gpu and lightning == "auto" else ""
     explain_generate()
     repaired = tuple(repair_cache())
-    tested, note = _self_test(attention, backend, "cuda" if on_gpu else "cpu", dtype_name)
+    tested, note = self_test(attention, backend, "cuda" if on_gpu else "cpu", dtype_name)
 
     tokenizer = _load_tokenizer(folder)
     model = _load_model(folder, tensors, attn_implementation=attention, dtype=dtype, device_map=device_map)
@@ -265,7 +265,7 @@ def _compare_rows(model, config: dict, folder: Path, tensors: Header) -> None:
             )
 
 
-def _self_test(attention: str, lightning: str, device: str, dtype: str) -> tuple[tuple[str, ...], str]:
+def self_test(attention: str, lightning: str, device: str, dtype: str) -> tuple[tuple[str, ...], str]:
     """What was compared with the definition, and it in words; nothing for the version that the kit is tested with."""
     version = importlib.metadata.version("transformers")
     if version == TESTED:

@@ -5,63 +5,27 @@
     python -m minimax_nb.run train.py
 
 Such a tool calls `from_pretrained` itself and knows nothing of `load()`. So padded batches, second turns and
-beams go wrong in it, because Transformers' cache does not know its length. Here the cache is repaired before
-the tool begins, and every native MiniMax model that it loads in this process gets our lightning attention
-and, on a GPU, our choice of PyTorch's attention. A MiniMax folder that was not converted is refused.
-Processes that the tool starts are its own: they are not repaired.
+beams go wrong in it, because Transformers' cache does not know its length. Here the cache is repaired before the
+tool begins. Every native MiniMax model that it loads in this process gets our lightning attention and, on a GPU,
+our choice of PyTorch's attention; a line on stderr says so. A MiniMax folder that was not converted is refused
+before its weights are read. Processes that the tool starts are its own: they are not repaired.
 """
 
+import functools
 import importlib.metadata
+import importlib.util
+import json
 import runpy
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from .config import MARKER
+from .config import MARKER, read_marker
 from .errors import MISTAKES, ConfigError, UsageMistake
 
 USAGE = "python -m minimax_nb.run [-m MODULE | COMMAND | FILE.py] ARGUMENTS..."
-
-
-def repair_what_is_loaded() -> None:
-    """From now on `from_pretrained` of every native MiniMax class gives a repaired model. Calling it twice is fine."""
-    from transformers.models.minimax.modeling_minimax import MiniMaxPreTrainedModel
-
-    from .cache import repair_cache
-
-    repair_cache()
-    stock = MiniMaxPreTrainedModel.from_pretrained.__func__
-    if getattr(stock, "repairs", False):
-        return
-
-    def from_pretrained(cls, *args, **kwargs):
-        loaded = stock(cls, *args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info it is a pair
-        repaired(model, chosen_attention=kwargs.get("attn_implementation"))
-        return loaded
-
-    from_pretrained.repairs = True
-    MiniMaxPreTrainedModel.from_pretrained = classmethod(from_pretrained)
-
-
-def repaired(model, chosen_attention: str | None = None):
-    """The model, computing as after `load()`. ConfigError if its folder was not converted."""
-    from .attention import register
-    from .lightning import use_lightning
-
-    marker = getattr(model.config, MARKER, None)
-    if not isinstance(marker, dict) or marker.get("qk_rows") != "permuted":
-        folder = model.config.name_or_path
-        raise ConfigError(
-            f"{folder} was not converted, so Transformers would compute it wrong: "
-            f"minimax-nb patch {folder} {folder}-converted, then give that folder"
-        )
-    backend = use_lightning(model)
-    if chosen_attention is None and model.device.type == "cuda":
-        model.set_attn_implementation(register())
-    attention = model.config._attn_implementation
-    print(f"minimax_nb.run: {backend} lightning attention, {attention}, cache repaired", file=sys.stderr)
-    return model
+ORIGINAL = ("minimax_text_01", "minimax_m1")  # model types that need MiniMax's own code, which nothing here runs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,23 +41,117 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _how_to_start(arguments: list[str]):
-    """A function that runs the tool, with `sys.argv` as the tool expects it."""
+def repair_what_is_loaded() -> None:
+    """From now on `from_pretrained` gives repaired MiniMax models and refuses folders that were not converted.
+
+    It holds for this process. Calling it twice is fine.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.models.minimax.modeling_minimax import MiniMaxPreTrainedModel
+
+    from .cache import repair_cache
+    from .generation import explain_generate
+
+    repair_cache()
+    explain_generate()
+    for cls in (AutoConfig, AutoTokenizer):
+        _wrap(cls, before=_refuse_original)
+    _wrap(MiniMaxPreTrainedModel, before=_refuse_unconverted, after=_repair)
+
+
+def _wrap(cls: type, before: Callable, after: Callable | None = None) -> None:
+    """Let `from_pretrained` of a class call `before(name, kwargs)`, and `after(model, kwargs)` with what it gives."""
+    stock = cls.from_pretrained.__func__
+    if getattr(stock, "by_minimax_nb", False):
+        return
+
+    @functools.wraps(stock)
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        before(pretrained_model_name_or_path, kwargs)
+        loaded = stock(cls, pretrained_model_name_or_path, *args, **kwargs)
+        if after:
+            after(loaded[0] if isinstance(loaded, tuple) else loaded, kwargs)  # a pair with output_loading_info
+        return loaded
+
+    from_pretrained.by_minimax_nb = True
+    cls.from_pretrained = classmethod(from_pretrained)
+
+
+def _refuse_original(name, kwargs: dict) -> None:
+    """ConfigError for a folder in MiniMax's own format, which Transformers would ask to run code for."""
+    try:
+        model_type = json.loads((Path(name) / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError, TypeError):  # a name on the hub, or a broken file: not for us to say
+        return
+    if model_type in ORIGINAL:
+        raise _not_converted(name)
+
+
+def _refuse_unconverted(name, kwargs: dict) -> None:
+    """ConfigError for a native MiniMax model without our marker, before its weights are read."""
+    from transformers import AutoConfig, PreTrainedConfig
+
+    config = kwargs.get("config")
+    if not isinstance(config, PreTrainedConfig):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    try:
+        read_marker({MARKER: getattr(config, MARKER, None)})
+    except ConfigError as error:
+        raise _not_converted(name) from error
+
+
+def _not_converted(name) -> ConfigError:
+    from .checkpoint.folder import how_to_convert
+
+    wrong = f"{name} was not converted, so Transformers would compute it wrong"
+    if not Path(name).is_dir():
+        return ConfigError(f"{wrong}. Download it, convert it with minimax-nb patch, and give the converted folder")
+    return ConfigError(f"{wrong}. {how_to_convert(Path(name))}, and give the converted folder")
+
+
+def _repair(model, kwargs: dict) -> None:
+    """Let a model compute as after `load()`. RuntimeError if another Transformers fails the self-test."""
+    from .attention import register
+    from .lightning.layer import rebuild_decays, use_lightning
+    from .loading import self_test
+
+    rebuild_decays(model)
+    backend = use_lightning(model)
+    if kwargs.get("attn_implementation") is None and model.device.type == "cuda":
+        model.set_attn_implementation(register())
+    attention = model.config._attn_implementation
+    _, note = self_test(attention, backend, model.device.type, str(model.dtype).removeprefix("torch."))
+    print(f"minimax_nb.run: {backend} lightning attention, {attention}, cache repaired{note}", file=sys.stderr)
+
+
+def _how_to_start(arguments: list[str]) -> Callable[[], None]:
+    """A function that runs the tool, with `sys.argv` and `sys.path` as the tool expects them."""
     if arguments[:1] == ["-m"] and len(arguments) > 1:
-        sys.argv = arguments[1:]
-        return lambda: runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        return _module(arguments[1], arguments[1:])
     if not arguments or arguments[0].startswith("-"):
         raise UsageMistake(f"which tool? {USAGE}")
-    sys.argv = arguments
     name = arguments[0]
     if Path(name).is_file():
+        sys.argv, sys.path[0] = arguments, str(Path(name).resolve().parent)
         return lambda: runpy.run_path(name, run_name="__main__")
-    found = importlib.metadata.entry_points(group="console_scripts", name=name)
+    found = list(importlib.metadata.entry_points(group="console_scripts", name=name))
     if found:
-        (command,) = list(found)[:1]
-        return lambda: sys.exit(command.load()())
-    hint = "it is a program, but no Python command" if shutil.which(name) else "it is not installed here"
-    raise UsageMistake(f"{name} cannot be started, {hint}: {USAGE}")
+        sys.argv = arguments
+        return lambda: sys.exit(found[0].load()())
+    why = "it is a program, but no Python command" if shutil.which(name) else "it is not installed here"
+    raise UsageMistake(f"{name} cannot be started, {why}: {USAGE}")
+
+
+def _module(name: str, argv: list[str]) -> Callable[[], None]:
+    try:
+        found = importlib.util.find_spec(name)
+        found = found and (not found.submodule_search_locations or importlib.util.find_spec(f"{name}.__main__"))
+    except ModuleNotFoundError:
+        found = None
+    if not found:
+        raise UsageMistake(f"there is no module {name} that can be run here: {USAGE}")
+    sys.argv = argv
+    return lambda: runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,7 @@ def bench(model: nn.Module, plan: Plan, results: Results, begin: Callable = lamb
     repair_cache()
     register()
     clock, found = Clock(model), results.found
+    found |= {"rates": {}, "errors": [], "rows": []}
     for (dtype, attention, lightning), group in groupby(cases(plan), key=lambda case: case[:3]):
         group = list(group)
         change_dtype(model, dtype)

@@ -42,9 +42,6 @@ class Results:
             "versions": versions(),
             "flash_attention": flash_attention_status()._asdict(),
             "complete": False,
-            "rates": {},
-            "errors": [],
-            "rows": [],
         }
         self.save()
 
@@ -71,7 +68,8 @@ class Results:
             raise
 
     def add(self, name: str, row: dict) -> dict:
-        self.found[name].append(row)
+        """Append to the list of this name, and save."""
+        self.found.setdefault(name, []).append(row)
         self.save()
         return row
 
