@@ -427,6 +427,7 @@ def interrupt_at(lines, when, act) -> None:
         act()
     finally:
         sys.settrace(None)
+        torch.set_grad_enabled(True)  # an interrupt on the way out of a `with` leaves its end undone
 
 
 @pytest.mark.parametrize("name", ["send", "regenerate", "undo"])
