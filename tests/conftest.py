@@ -27,10 +27,10 @@ def loaded(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory):
+def demo_model(tmp_path_factory):
     """(model, tokenizer) of the demo that ships."""
     from minimax_nb.checkpoint import patch_checkpoint
     from minimax_nb.demo import demo_checkpoint
     from minimax_nb.loading import load
 
-    return load(patch_checkpoint(demo_checkpoint(), tmp_path_factory.mktemp("twin") / "converted"))
+    return load(patch_checkpoint(demo_checkpoint(), tmp_path_factory.mktemp("demo") / "converted"))

@@ -206,12 +206,12 @@ def prompt(tokenizer, text=QUESTION):
     return tokenizer(text, add_special_tokens=False, return_tensors="pt")
 
 
-def test_load_decodes_statically(twin, capsys):
-    assert type(twin[0]).__name__ == "MiniMaxForCausalLM" and type(twin[0]) is not MiniMaxForCausalLM
+def test_load_decodes_statically(demo_model, capsys):
+    assert type(demo_model[0]).__name__ == "MiniMaxForCausalLM" and type(demo_model[0]) is not MiniMaxForCausalLM
 
 
-def test_512_greedy_tokens_of_the_demo(twin, steps, monkeypatch):
-    model, tokenizer = twin
+def test_512_greedy_tokens_of_the_demo(demo_model, steps, monkeypatch):
+    model, tokenizer = demo_model
     monkeypatch.setattr(buffers, "LEAST", 64)
     settings = {"min_new_tokens": 512, "max_new_tokens": 512, "eos_token_id": tokenizer.eos_token_id} | GREEDY
     with plainly(model):
@@ -222,8 +222,8 @@ def test_512_greedy_tokens_of_the_demo(twin, steps, monkeypatch):
     assert got.equal(want)
 
 
-def test_sampling_with_a_seed_and_processors(twin, steps):
-    model, tokenizer = twin
+def test_sampling_with_a_seed_and_processors(demo_model, steps):
+    model, tokenizer = demo_model
     settings = {"do_sample": True, "temperature": 1.3, "top_k": 20, "top_p": 0.9, "repetition_penalty": 1.2}
     settings |= {"max_new_tokens": 60, "pad_token_id": 0, "no_repeat_ngram_size": 4}
 
@@ -236,8 +236,8 @@ def test_sampling_with_a_seed_and_processors(twin, steps):
     assert run().equal(want) and steps
 
 
-def test_beams_go_plainly_and_say_so_once(twin, steps, capsys):
-    model, tokenizer = twin
+def test_beams_go_plainly_and_say_so_once(demo_model, steps, capsys):
+    model, tokenizer = demo_model
     use_decoding(model)
     settings = {"num_beams": 3, "max_new_tokens": 12} | GREEDY
     with plainly(model):
@@ -253,8 +253,8 @@ def test_beams_go_plainly_and_say_so_once(twin, steps, capsys):
 TURNS = [QUESTION, "Do you have mayonnaise recipes?", "My order number is 45108.", "What was my order number?"]
 
 
-def test_turns_undo_and_regenerate(twin, steps, monkeypatch):
-    model, tokenizer = twin
+def test_turns_undo_and_regenerate(demo_model, steps, monkeypatch):
+    model, tokenizer = demo_model
     monkeypatch.setattr(buffers, "LEAST", 64)  # the room grows within replies
 
     def talk():
@@ -273,8 +273,8 @@ def test_turns_undo_and_regenerate(twin, steps, monkeypatch):
     assert "45108" in want[0][3] == want[0][4]
 
 
-def test_a_stop_in_the_middle_leaves_no_trace(twin, monkeypatch):
-    model, tokenizer = twin
+def test_a_stop_in_the_middle_leaves_no_trace(demo_model, monkeypatch):
+    model, tokenizer = demo_model
     chat, settings = Chat(model, tokenizer), {"do_sample": False, "max_new_tokens": 30}
     chat.send(TURNS[2], **settings)
     want = copy.deepcopy(chat).send(TURNS[3], **settings)
@@ -298,8 +298,8 @@ def test_a_stop_in_the_middle_leaves_no_trace(twin, monkeypatch):
     assert chat.send(TURNS[3], **settings) == want
 
 
-def test_two_chats_in_turn_token_by_token(twin, steps):
-    model, tokenizer = twin
+def test_two_chats_in_turn_token_by_token(demo_model, steps):
+    model, tokenizer = demo_model
     settings = {"do_sample": False, "max_new_tokens": 25}
     want = [Chat(model, tokenizer).send(turn, **settings) for turn in TURNS[:2]]
     chats = [Chat(model, tokenizer) for _ in want]

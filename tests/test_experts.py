@@ -244,9 +244,9 @@ def test_the_widget(loaded):
 # What notebook 03 says of the demo
 
 
-def test_in_one_conversation_each_layer_has_a_favourite(twin, monkeypatch):
+def test_in_one_conversation_each_layer_has_a_favourite(demo_model, monkeypatch):
     monkeypatch.setattr(experts_state, "LONGEST", 200)
-    experts = Experts(*twin)
+    experts = Experts(*demo_model)
     run(experts)
     layers = [experts.chosen(layer) for layer in range(8)]
     assert len(experts.record.ids) == 84 and layers[4][2] == 61 == max(layers[4])
@@ -258,8 +258,8 @@ def test_in_one_conversation_each_layer_has_a_favourite(twin, monkeypatch):
 
 
 @torch.no_grad()
-def test_over_many_conversations_all_experts_are_used_alike(twin):
-    model, tokenizer = twin
+def test_over_many_conversations_all_experts_are_used_alike(demo_model):
+    model, tokenizer = demo_model
     record = Record(8)
     for seed in range(20):
         turns, messages = corpus.conversation(Random(seed), language="en", test=True), []

@@ -255,16 +255,16 @@ def note(memory, word: str) -> str:
     return memory.text.partition(f" {word} (")[2].partition(")")[0]
 
 
-def test_which_head_keeps_the_mustard(twin):
-    memory = HeadMemory(twin[1])
+def test_which_head_keeps_the_mustard(demo_model):
+    memory = HeadMemory(demo_model[1])
     notes = [note(choose(memory, 20, head), "mustard") for head in (25, 26, 27)]
     assert notes == ["gone", "1 %", "2 %"] and note(choose(memory, 7, 25), "mustard") == "kept"
     assert "stood 13,935 tokens before the first one" in choose(memory, 78, 63).text
 
 
-def test_what_two_heads_look_for(twin):
-    memory = HeadMemory(twin[1], twin[0])
-    tokens = [token.strip() for token in pieces(twin[1], memory.ids())]
+def test_what_two_heads_look_for(demo_model):
+    memory = HeadMemory(demo_model[1], demo_model[0])
+    tokens = [token.strip() for token in pieces(demo_model[1], memory.ids())]
     found = {}
     for head in ((1, 6), (4, 5)):
         shares = choose(memory, *head, weight=QK).shares(memory.ids())
