@@ -277,7 +277,7 @@ def _decode(
             drawn.ids.append(token.item())
             reached = [each for each in stopping_criteria if torch.as_tensor(each(input_ids, None)).all()]
         if reached:
-            cut = all(isinstance(criterion, LIMITS) for criterion in reached)
+            cut = all(isinstance(each, LIMITS) for each in reached)
             drawn.finish_reason = "length" if cut else "stop"
         yield drawn.ids[-1]
 

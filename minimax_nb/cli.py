@@ -121,7 +121,10 @@ def doctor(
     from .hardware import report
 
     lines = report(folder)
-    typer.echo(json.dumps([line._asdict() for line in lines], indent=2) if as_json else "\n".join(map(str, lines)))
+    if as_json:
+        typer.echo(json.dumps([line._asdict() for line in lines], indent=2))
+    else:
+        typer.echo("\n".join(map(str, lines)))
     if any(line.ok is False for line in lines):
         raise typer.Exit(1)
 
@@ -246,7 +249,11 @@ def bench(
         todo, failed = cases(plan), 0
         say(HEADER)
         with row_progress(len(todo)) as show:
-            for row in rows_of(model, plan, results, lambda case: show(todo.index(case), " ".join(map(str, case)))):
+
+            def begin(case) -> None:
+                show(todo.index(case), " ".join(map(str, case)))
+
+            for row in rows_of(model, plan, results, begin):
                 say(row_line(row))
                 failed += row["status"] == "failed"
     if failed:

@@ -70,7 +70,8 @@ def pins(extra: str = "") -> dict[str, str]:
 
 def _python() -> Line:
     new_enough = sys.version_info >= (3, 11)
-    return Line("python", new_enough, platform.python_version(), "" if new_enough else "make lab PY=python3.12")
+    mend = "" if new_enough else "make lab PY=python3.12"
+    return Line("python", new_enough, platform.python_version(), mend)
 
 
 def _packages() -> list[Line]:
@@ -223,10 +224,12 @@ def _flash_attention() -> Line:
     if (_nvcc() or "").split(".")[0] != major:
         where = f"install the toolkit of CUDA {major}: https://developer.nvidia.com/cuda-downloads"
         return Line("flash-attn", ok, f"{state}, and nvcc of CUDA {major} is needed to build it", where)
-    architecture = max(known for known in (80, 90, 100, 120) if known <= 10 * torch.cuda.get_device_capability()[0])
+    newest = 10 * torch.cuda.get_device_capability()[0]
+    architecture = max(known for known in (80, 90, 100, 120) if known <= newest)
     wanted = "flash-attn" + (f"=={tested}" if (tested := pins("flash").get("flash-attn")) else "")
     again = "--force-reinstall --no-deps --no-cache-dir " if problem else ""
-    build = f"FLASH_ATTN_CUDA_ARCHS={architecture} MAX_JOBS={_jobs()} {PIP} {again}{wanted} --no-build-isolation"
+    settings = f"FLASH_ATTN_CUDA_ARCHS={architecture} MAX_JOBS={_jobs()}"
+    build = f"{settings} {PIP} {again}{wanted} --no-build-isolation"
     took = f"the build took 18 minutes on 16 cores, so about {BUILD // _jobs()} here"
     return Line("flash-attn", ok, f"{state}; {took}", f"{PIP} ninja wheel && {build}")
 
@@ -282,7 +285,8 @@ def _nvcc() -> str:
     """The CUDA version of the compiler that a build would use, or nothing."""
     from torch.utils.cpp_extension import CUDA_HOME
 
-    found = re.search(r"release (\d+\.\d+)", _output(f"{CUDA_HOME}/bin/nvcc", "--version")) if CUDA_HOME else None
+    said = _output(f"{CUDA_HOME}/bin/nvcc", "--version") if CUDA_HOME else ""
+    found = re.search(r"release (\d+\.\d+)", said)
     return found[1] if found else ""
 
 

@@ -81,8 +81,8 @@ def _refuse_original(name, kwargs: dict) -> None:
     """ConfigError for a folder in MiniMax's own format, which Transformers would ask to run code for."""
     try:
         model_type = json.loads((Path(name) / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError, TypeError):  # a name on the hub, or a broken file: not for us to say
-        return
+    except (OSError, ValueError, AttributeError, TypeError):
+        return  # a name on the hub, or a broken file: not for us to say
     if model_type in ORIGINAL:
         raise _not_converted(name)
 
@@ -145,7 +145,8 @@ def _how_to_start(arguments: list[str]) -> Callable[[], None]:
 def _module(name: str, argv: list[str]) -> Callable[[], None]:
     try:
         found = importlib.util.find_spec(name)
-        found = found and (not found.submodule_search_locations or importlib.util.find_spec(f"{name}.__main__"))
+        if found and found.submodule_search_locations:  # a package runs by its __main__
+            found = importlib.util.find_spec(f"{name}.__main__")
     except ModuleNotFoundError:
         found = None
     if not found:

@@ -134,7 +134,8 @@ def _lab() -> str:
         except Problem:
             log.seek(0)
             said = log.read().decode(errors="replace").split("\n")
-            raise Problem(next((line for line in reversed(said) if line.strip()), "it said nothing"), AGAIN) from None
+            last = next((line for line in reversed(said) if line.strip()), "it said nothing")
+            raise Problem(last, AGAIN) from None
         finally:
             server.terminate()
             server.wait(30)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor, StoppingCriteriaList
 
 from minimax_nb import chat as chat_module
 from minimax_nb.cache import stock_cache
@@ -343,6 +343,18 @@ def test_a_reply_says_whether_it_was_cut(loaded, chat):
     assert chat.finish_reason == "stop" and chat.ids[-1] == tokenizer.eos_token_id
     chat.undo()
     assert chat.finish_reason == "length"
+
+
+@pytest.mark.parametrize("answer", [bool, lambda done: torch.tensor([done])])
+def test_a_criterion_of_one_s_own_ends_a_reply(chat, answer):
+    lengths = []
+
+    def third(ids, scores):
+        lengths.append(ids.shape[1])
+        return answer(len(lengths) == 3)
+
+    chat.send("one", max_new_tokens=9, stopping_criteria=StoppingCriteriaList([third]))
+    assert chat.finish_reason == "stop" and lengths == list(range(lengths[0], lengths[0] + 3))
 
 
 @pytest.mark.parametrize("where", ["argument", "with a tokenizer", "given config", "folder's config"])

@@ -52,3 +52,12 @@ def test_twice_is_once(loaded):
     before = MiniMaxForCausalLM.generate
     explain_generate()
     assert MiniMaxForCausalLM.generate is before
+
+
+def test_stop_strings_come_with_a_tokenizer(loaded):
+    """`generate` hands the tokenizer on to every layer, as `transformers serve` makes it do."""
+    model, tokenizer = loaded
+    plain = model.generate(ROWS[1:], **SETTINGS)
+    word = tokenizer.decode(plain[0, -3])
+    got = model.generate(ROWS[1:], stop_strings=[word], tokenizer=tokenizer, **SETTINGS)
+    assert got.shape[1] <= plain.shape[1] - 2 and plain[:, : got.shape[1]].equal(got)

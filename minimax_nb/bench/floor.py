@@ -53,8 +53,11 @@ def floor(
     rest = sum(weight.nbytes for weight in model.parameters() if weight not in counted)
     total["rest"] = [rest, 2 * batch * model.lm_head.weight.numel()]  # the head sees one token a sequence
     speeds = best["read_bytes_s"], best["matrix_ops_s"]
-    slowest = {kind: max(x / speed for x, speed in zip(pair, speeds, strict=True)) for kind, pair in total.items()}
-    return {kind: round(1000 * seconds, 4) for kind, seconds in slowest.items()}
+    found = {}
+    for kind, amounts in total.items():
+        seconds = max(amount / speed for amount, speed in zip(amounts, speeds, strict=True))
+        found[kind] = round(1000 * seconds, 4)
+    return found
 
 
 # (bytes, operations) of one layer

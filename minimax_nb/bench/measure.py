@@ -32,6 +32,7 @@ from ..config import patch_config
 from ..errors import UsageMistake
 from ..hardware import flash_attention_status
 from ..lightning.layer import use_lightning
+from ..memory import SAID_BY_TORCH
 from ..original import original_config
 from .clock import Clock, experts_used, sdpa_kernels
 from .floor import floor, rates
@@ -39,7 +40,8 @@ from .plan import Case, Plan, cases
 from .results import GB, Results
 
 # A model with the same layers for any machine
-TOY = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32, "rotary_dim": 16}
+TOY = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 2}
+TOY |= {"head_dim": 32, "rotary_dim": 16}
 TOY |= {"num_local_experts": 4, "intermediate_size": 64, "vocab_size": 512, "rope_theta": 10000}
 NEEDS = 110 * 10**9  # bytes: 96 GB of weights, and room to compute
 STEPS = 4  # decode steps for each repeat of a prefill
@@ -95,7 +97,12 @@ def model_facts(model: nn.Module, source: str) -> dict:
 
 
 @torch.inference_mode()
-def bench(model: nn.Module, plan: Plan, results: Results, begin: Callable = lambda case: None) -> Iterator[dict]:
+def bench(
+    model: nn.Module,
+    plan: Plan,
+    results: Results,
+    begin: Callable = lambda case: None,
+) -> Iterator[dict]:
     """Measure all cases of the plan, one row at a time; `begin` is told each case before it runs."""
     torch.manual_seed(0)
     repair_cache()
@@ -244,8 +251,8 @@ def kernel(attention: str, picked: set[str]) -> str:
 
 def _problem(error: Exception) -> dict:
     """A failure as the fields of a row."""
-    words = ("out of memory", "not enough memory", "can't allocate memory")
-    full = isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error).lower() for word in words)
+    full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    full = full or any(said in str(error).lower() for said in ("out of memory", *SAID_BY_TORCH))
     why = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
     return {"status": "out of memory" if full else "failed", "why": why}
 

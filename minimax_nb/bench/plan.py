@@ -50,8 +50,14 @@ def default_plan(small: bool) -> Plan:
     fused = ["fused"] if gpu and has_fused() else []
     lengths = [64, 256, 1024] if small else [1024, 4096, 16384, 65536, 131072]
     attention = [*[NAME] * gpu, "sdpa", "eager", "flash_attention_2"]  # without a GPU, NAME and sdpa are one
-    dtype = "bfloat16" if half else "float32"
-    return Plan(lengths, [1, 4 if small else 16], attention, [*fused, "torch", "stock"], [dtype], 3 if small else 5)
+    return Plan(
+        lengths=lengths,
+        batches=[1, 4 if small else 16],
+        attention=attention,
+        lightning=[*fused, "torch", "stock"],
+        dtypes=["bfloat16" if half else "float32"],
+        repeats=3 if small else 5,
+    )
 
 
 def cases(plan: Plan) -> list[Case]:
@@ -100,7 +106,8 @@ def _item(name: str, text: str) -> str | int:
 
 def command(folder: Path | None, toy: bool, plan: Plan) -> str:
     """The command line that measures this plan again, with the defaults of today written out."""
-    flags = {"lengths": plan.lengths, "batch": plan.batches, "attention": plan.attention, "lightning": plan.lightning}
+    flags = {"lengths": plan.lengths, "batch": plan.batches}
+    flags |= {"attention": plan.attention, "lightning": plan.lightning}
     flags |= {"dtype": [SHORT[name] for name in plan.dtypes], "repeats": [plan.repeats]}
     words = [f"--{name}={','.join(map(str, values))}" for name, values in flags.items()]
     return shlex.join(["minimax-nb", "bench", *([str(folder)] if folder else []), *["--toy"] * toy, *words])

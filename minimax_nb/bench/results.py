@@ -37,7 +37,8 @@ class Results:
         device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
         self.found = {"command": command, "date": str(date.today()), "device": device}
         if gpu:
-            self.found |= {"gpus": torch.cuda.device_count(), "memory_gb": round(torch.cuda.mem_get_info()[1] / GB, 1)}
+            memory = torch.cuda.mem_get_info()[1]
+            self.found |= {"gpus": torch.cuda.device_count(), "memory_gb": round(memory / GB, 1)}
         self.found |= {
             "versions": versions(),
             "flash_attention": flash_attention_status()._asdict(),

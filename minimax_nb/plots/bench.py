@@ -25,7 +25,8 @@ Rows = Sequence[Mapping]
 
 def chosen(rows: Iterable[Mapping], **fields) -> list[Mapping]:
     """The rows with these values, the shortest first; rows that were not run have no length and are left out."""
-    found = [row for row in rows if "length" in row and all(row[name] == value for name, value in fields.items())]
+    measured = [row for row in rows if "length" in row]
+    found = [row for row in measured if all(row[name] == value for name, value in fields.items())]
     if not found:
         raise ValueError(f"no row has {fields}")
     return sorted(found, key=lambda row: row["length"])
@@ -34,7 +35,11 @@ def chosen(rows: Iterable[Mapping], **fields) -> list[Mapping]:
 def part(rows: Rows, kind: str) -> list[Mapping]:
     """The same rows with the time and the floor of one kind of layer in place of the whole; its spread is not known."""
     times = {"ms": "kinds", "least_ms": "kinds", "most_ms": "kinds", "floor_ms": "floor"}
-    return [row | {n: row[source][kind] for n, source in times.items() if row["status"] == "ok"} for row in rows]
+    found = []
+    for row in rows:
+        inner = {name: row[source][kind] for name, source in times.items()} if row["status"] == "ok" else {}
+        found.append(row | inner)
+    return found
 
 
 def time(rows: Rows, by: str = "attention") -> Figure:
@@ -44,12 +49,11 @@ def time(rows: Rows, by: str = "attention") -> Figure:
         for name, line, style in _styled(_lines(rows, by)):
             ok = _ok(line)
             below, above = ([abs(row["ms"] - row[end]) for row in ok] for end in ("least_ms", "most_ms"))
-            values = [row["ms"] for row in ok]
-            axes.errorbar(
-                [row["length"] for row in ok], values, [below, above], label=name, capsize=3, **line_style(style)
-            )
+            lengths, values = ([row[field] for row in ok] for field in ("length", "ms"))
+            axes.errorbar(lengths, values, [below, above], label=name, capsize=3, **line_style(style))
         floors = _floors(rows)
-        axes.plot(list(floors), list(floors.values()), color="black", linewidth=1, linestyle=(0, (6, 3)), label="floor")
+        dashed = {"color": "black", "linewidth": 1, "linestyle": (0, (6, 3))}
+        axes.plot(list(floors), list(floors.values()), label="floor", **dashed)
         axes.set(yscale="log", ylabel="milliseconds")
         _finish(axes, rows, by)
     return figure
@@ -63,7 +67,8 @@ def memory(rows: Rows, by: str = "attention") -> Figure:
         figure, axes = new_figure(9, 4.8)
         for name, line, style in _styled(_lines(rows, by)):
             ok = _ok(line)
-            axes.plot([row["length"] for row in ok], [row["extra_gb"] for row in ok], label=name, **line_style(style))
+            lengths, values = ([row[field] for row in ok] for field in ("length", "extra_gb"))
+            axes.plot(lengths, values, label=name, **line_style(style))
         axes.set(yscale="log", ylabel="GB beyond the weights")
         _finish(axes, rows, by)
     return figure
@@ -77,11 +82,13 @@ def shares(rows: Rows) -> Figure:
         bottom = [0.0] * len(ok)
         for kind, (colour, hatch) in KINDS.items():
             parts = [_percent(row)[kind] for row in ok]
-            axes.bar(range(len(ok)), parts, bottom=bottom, color=colour, hatch=hatch, edgecolor="white", label=kind)
+            bars = {"color": colour, "hatch": hatch, "edgecolor": "white"}
+            axes.bar(range(len(ok)), parts, bottom=bottom, label=kind, **bars)
             for at, (part, under) in enumerate(zip(parts, bottom, strict=True)):
                 if part >= 6:
-                    box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-                    axes.text(at, under + part / 2, f"{part:.0f}", ha="center", va="center", fontsize=10, bbox=box)
+                    style = {"ha": "center", "va": "center", "fontsize": 10}
+                    style["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+                    axes.text(at, under + part / 2, f"{part:.0f}", **style)
             bottom = [under + part for under, part in zip(bottom, parts, strict=True)]
         for at, row in enumerate(ok):
             axes.text(at, 102, f"{_figures(row['ms'])} ms", ha="center")
@@ -202,7 +209,8 @@ def _finish(axes, rows: Rows, by: str, crosses: bool = True) -> None:
     axes.grid(axis="y", alpha=0.3)
     for at, (name, line, (colour, *_)) in enumerate(_styled(_lines(rows, by))):
         full = [row["length"] for row in line if row["status"] == "out of memory"] if crosses else []
-        style = {"color": colour, "marker": "x", "markersize": 10, "markeredgewidth": 2.5, "linestyle": "none"}
+        style = {"color": colour, "linestyle": "none"}
+        style |= {"marker": "x", "markersize": 10, "markeredgewidth": 2.5}
         height = [0.97 - 0.06 * at] * len(full)
         if full:
             where = axes.get_xaxis_transform()  # tokens across, share of the height up

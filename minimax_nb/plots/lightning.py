@@ -34,7 +34,8 @@ def half_lives(tokens: Sequence[Sequence[float]], softmax: Collection[int] = ())
         for text in axes.clabel(lines, fmt=lambda level: short_count(10 ** round(level)), fontsize=12):
             text.set_path_effects(edge)
         for layer in softmax:
-            axes.axvspan(layer - 0.5, layer + 0.5, facecolor="white", edgecolor=GREY, hatch="////", linewidth=0)
+            hatched = {"facecolor": "white", "edgecolor": GREY, "hatch": "////", "linewidth": 0}
+            axes.axvspan(layer - 0.5, layer + 0.5, **hatched)
         ticks = range(0, layers, 8 if layers > 16 else 1)
         axes.set(xlabel="layer (hatched: softmax)", ylabel="head", xticks=list(ticks), xlim=(-0.5, layers - 0.5))
         bar = figure.colorbar(picture, ticks=list(levels))
@@ -54,7 +55,8 @@ def remembered(slopes: Mapping[str, float], longest: int = 100_000) -> Figure:
         figure, axes = new_figure(9, 4)
         for (name, slope), (colour, marker, dash) in zip(slopes.items(), STYLES, strict=False):
             left = [exp(-slope * distance) for distance in distances]
-            axes.semilogx(distances, left, color=colour, linestyle=dash, linewidth=2.5, label=f"{name}: {_half(slope)}")
+            style = {"color": colour, "linestyle": dash, "linewidth": 2.5}
+            axes.semilogx(distances, left, label=f"{name}: {_half(slope)}", **style)
             if slope and 1 <= log(2) / slope <= longest:
                 axes.plot(log(2) / slope, 0.5, color=colour, marker=marker, markersize=10)
         axes.axhline(0.5, color=GREY, linewidth=1, linestyle=(0, (6, 3)))
@@ -125,14 +127,16 @@ def split_times(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figu
         for axes, (title, forms) in zip(all_axes, panels.items(), strict=True):
             whole, inner = (list(column) for column in zip(*forms.values(), strict=True))
             rest = [both - part for both, part in zip(whole, inner, strict=True)]
-            axes.barh(range(len(forms)), inner, color=VERMILLION, hatch="//", edgecolor="white", label="lightning")
+            hatched = {"color": VERMILLION, "hatch": "//", "edgecolor": "white"}
+            axes.barh(range(len(forms)), inner, label="lightning", **hatched)
             axes.barh(range(len(forms)), rest, left=inner, color=BLUE, alpha=0.75, label="the rest")
             for at, (both, part) in enumerate(zip(whole, inner, strict=True)):
                 axes.text(both * 1.02, at, f" {both:.0f}, of it {part:.0f}", va="center", fontsize=10)
             axes.set(title=title, xlabel="milliseconds", xlim=(0, 1.55 * max(whole)))
             axes.set_yticks(range(len(forms)), list(forms) if axes is all_axes[0] else [""] * len(forms))
             axes.invert_yaxis()
-        figure.legend(*all_axes[0].get_legend_handles_labels(), frameon=False, loc="outside upper right", ncols=2)
+        entries = all_axes[0].get_legend_handles_labels()
+        figure.legend(*entries, frameon=False, loc="outside upper right", ncols=2)
     return figure
 
 
