@@ -23,6 +23,7 @@ NOT_ENOUGH = (
     "failed to map segment",
     "unable to mmap",
 )
+ON_A_GPU = "out of memory. tried to allocate"
 
 
 def available_memory() -> int:
@@ -41,6 +42,8 @@ def enough_memory(doing: str) -> Iterator[None]:
         yield
     except (ImportError, MemoryError, OSError, RuntimeError) as error:
         message = " ".join(str(error).split())
+        if ON_A_GPU in message.lower():  # torch says how much was asked for, and what the GPU has
+            raise UsageMistake(f"not enough memory for {doing}: {message}") from None
         if not isinstance(error, MemoryError) and not any(said in message.lower() for said in NOT_ENOUGH):
             raise
         reason = message or "out of memory"

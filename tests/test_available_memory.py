@@ -82,3 +82,11 @@ def test_what_was_too_little_is_one_line(machine, error):
 def test_other_errors_pass(error):
     with pytest.raises(type(error)), enough_memory("a test"):
         raise error
+
+
+def test_a_gpu_s_memory_is_that_which_torch_tells_of():
+    said = "CUDA out of memory. Tried to allocate 40.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 12.50 GiB"
+    with pytest.raises(UsageMistake) as raised, enough_memory("this message"):
+        raise RuntimeError(said + " is free.\nSee the documentation")
+    text = str(raised.value)
+    assert "40.00 GiB" in text and "12.50 GiB" in text and "GB are free" not in text and "\n" not in text

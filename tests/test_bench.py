@@ -477,7 +477,7 @@ def test_decoding_goes_on_from_a_cache_of_that_length(lightning, dtype):
     cache = bench.filled_cache(made, case(what="decode", batch=2, length=50, lightning=lightning))
     assert cache.get_seq_length() == 50 and cache.get_linear_cache(0).dtype == dtype
     with torch.inference_mode():
-        assert made(torch.tensor([[1], [2]]), past_key_values=cache).logits.isfinite().all()
+        assert made(torch.tensor([[1], [2]]), **{CACHE_ARGUMENT: cache}).logits.isfinite().all()
     assert cache.get_seq_length() == 51 and cache.get_linear_cache(0).dtype == dtype
 
 

@@ -32,7 +32,7 @@ from ..config import patch_config
 from ..errors import UsageMistake
 from ..hardware import flash_attention_status
 from ..lightning.layer import use_lightning
-from ..memory import SAID_BY_TORCH
+from ..memory import NOT_ENOUGH
 from ..original import original_config
 from .clock import Clock, experts_used, sdpa_kernels
 from .floor import floor, rates
@@ -252,7 +252,7 @@ def kernel(attention: str, picked: set[str]) -> str:
 def _problem(error: Exception) -> dict:
     """A failure as the fields of a row."""
     full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    full = full or any(said in str(error).lower() for said in ("out of memory", *SAID_BY_TORCH))
+    full = full or any(said in str(error).lower() for said in ("out of memory", *NOT_ENOUGH))
     why = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
     return {"status": "out of memory" if full else "failed", "why": why}
 
