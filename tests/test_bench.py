@@ -16,7 +16,7 @@ from minimax_nb import cli
 from minimax_nb.bench import clock, floor, results
 from minimax_nb.bench import measure as bench
 from minimax_nb.bench import plan as bench_plan
-from minimax_nb.cache import repair_cache
+from minimax_nb.cache import CACHE_ARGUMENT, repair_cache
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.demo import demo_checkpoint
 from minimax_nb.errors import UsageMistake
