@@ -473,6 +473,7 @@ def test_an_attention_that_computes_something_else_is_seen(model, monkeypatch):
 @pytest.mark.parametrize("lightning, dtype", [("torch", torch.float32), ("stock", torch.bfloat16)])
 def test_decoding_goes_on_from_a_cache_of_that_length(lightning, dtype):
     made = bench.random_model(toy=True, dtype="bfloat16")
+    repair_cache()
     use_lightning(made, lightning)
     cache = bench.filled_cache(made, case(what="decode", batch=2, length=50, lightning=lightning))
     assert cache.get_seq_length() == 50 and cache.get_linear_cache(0).dtype == dtype
