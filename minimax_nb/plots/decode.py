@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .basics import BLUE, FONT, GREEN, GREY, STYLES, VERMILLION, _figure, _line, _panels
+from .basics import BLUE, FONT, GREEN, GREY, STYLES, VERMILLION, line_style, new_figure, new_panels
 
 KINDS = {"matrix products": (BLUE, ""), "moving and copying": (VERMILLION, "//"), "other": (GREEN, "..")}
 MOVING = "to copy_ contiguous cat index select item reshape slice transpose unsqueeze expand view chunk split unflatten"
@@ -20,12 +20,12 @@ def roofline(read_bytes_s: float, matrix_ops_s: float, lines: Mapping[str, Seque
     found = [x for points in lines.values() for x, _ in points]
     ends = min(found) / 1.6, max([*found, corner]) * 3
     with plt.rc_context(FONT):
-        figure, axes = _figure(9, 4.6)
+        figure, axes = new_figure(9, 4.6)
         limit = [x * read_bytes_s if x < corner else matrix_ops_s for x in (ends[0], corner, ends[1])]
         axes.loglog([ends[0], corner, ends[1]], [y / 1e12 for y in limit], color="black", label="the roofline")
         for (name, points), style in zip(lines.items(), STYLES, strict=False):
             x, y = zip(*points, strict=True)
-            axes.loglog(x, [value / 1e12 for value in y], label=name, **_line(style))
+            axes.loglog(x, [value / 1e12 for value in y], label=name, **line_style(style))
         axes.axvline(corner, color=GREY, linewidth=1.5, linestyle=(0, (6, 3)))
         axes.text(corner / 1.15, 1.3 * limit[0] / 1e12, "reading decides", ha="right", color=GREY)
         axes.text(corner * 1.15, 1.3 * limit[0] / 1e12, "computing decides", ha="left", color=GREY)
@@ -44,7 +44,7 @@ def timeline(steps: Mapping[str, tuple[Sequence[tuple[str, float, float]], float
     """
     longest = max(ms for _, ms in steps.values())
     with plt.rc_context(FONT):
-        figure, axes = _figure(11, 1.5 + 0.85 * len(steps))
+        figure, axes = new_figure(11, 1.5 + 0.85 * len(steps))
         for row, (operations, ms) in enumerate(steps.values()):
             for kind, (colour, hatch) in KINDS.items():
                 spans = [(start, end - start) for name, start, end in operations if kind_of(name) == kind]
@@ -73,7 +73,7 @@ def ladder(rungs: Sequence[Mapping]) -> Figure:
     """
     names, at = [rung["lever"] for rung in rungs], range(len(rungs))
     with plt.rc_context(FONT):
-        figure, (left, right) = _panels(12, 1.2 + 0.55 * len(rungs), 2)
+        figure, (left, right) = new_panels(12, 1.2 + 0.55 * len(rungs), 2)
         times = [rung["ms"] for rung in rungs]
         spread = [[abs(rung["ms"] - rung[end]) for rung in rungs] for end in ("least_ms", "most_ms")]
         left.barh(at, times, xerr=spread, color=BLUE, capsize=4, error_kw={"elinewidth": 1.5})
@@ -100,7 +100,7 @@ def kernels(parts: Mapping[str, tuple[float, float]]) -> Figure:
     """
     at = range(len(parts))
     with plt.rc_context(FONT):
-        figure, axes = _figure(10, 1.1 + 0.5 * len(parts))
+        figure, axes = new_figure(10, 1.1 + 0.5 * len(parts))
         times, read = (list(column) for column in zip(*parts.values(), strict=True))
         axes.barh(at, times, 0.7, color=BLUE, label="measured")
         axes.barh(at, read, 0.3, color="white", hatch="//", edgecolor=VERMILLION, label="to read its bytes")
