@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from .basics import BLUE, FONT, GREEN, GREY, STYLES, VERMILLION, line_style, new_figure, new_panels
 
 KINDS = {"matrix products": (BLUE, ""), "moving and copying": (VERMILLION, "//"), "other": (GREEN, "..")}
-MOVING = "to copy_ contiguous cat index select item reshape slice transpose unsqueeze expand view chunk split unflatten"
+MOVING = "to copy_ contiguous cat index select item reshape slice transpose unsqueeze expand view chunk split".split()
 
 
 def roofline(read_bytes_s: float, matrix_ops_s: float, lines: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
@@ -63,7 +63,7 @@ def kind_of(operation: str) -> str:
     """The kind of an operation of PyTorch, by its name without `aten::`."""
     if operation in ("linear", "matmul", "addmm", "mm", "bmm") or "grouped_mm" in operation:
         return "matrix products"
-    return "moving and copying" if operation in MOVING.split() else "other"
+    return "moving and copying" if operation in MOVING else "other"
 
 
 def ladder(rungs: Sequence[Mapping]) -> Figure:
