@@ -526,3 +526,19 @@ def test_each_kind_takes_the_longer_of_the_two(model):
 def test_rates_are_of_this_device():
     found = floor.rates(torch.device("cpu"), torch.float32)
     assert 1e8 < found["read_bytes_s"] < 1e13 and 1e8 < found["matrix_ops_s"] < 1e15
+
+
+def test_operations_are_those_that_were_asked_for_in_order_and_within_the_whole(capfd):
+    x, weight = torch.randn(2, 8), torch.randn(4, 8)
+    found, ms = clock.operations(lambda: F.silu(F.linear(x, weight)).softmax(-1) + 1)
+    assert [name for name, *_ in found] == ["linear", "silu", "softmax", "add"]  # not what linear asks for in its turn
+    times = [time for _, *span in found for time in span]
+    assert times == sorted(times) and 0 <= times[0] and times[-1] <= ms
+    assert capfd.readouterr().err == ""
+
+
+def test_an_error_of_what_is_watched_is_seen(capfd):
+    with pytest.raises(ValueError, match="of its own"):
+        clock.operations(lambda: (_ for _ in ()).throw(ValueError("of its own")))
+    os.write(2, b"here")
+    assert capfd.readouterr().err == "here"

@@ -112,6 +112,22 @@ EXERCISES = {
             "return None",
         ),
     ),
+    "06-61": Exercise(
+        "milliseconds = 4 * 2.77",
+        "milliseconds = 1000 * bytes_read(4, 1024) / bandwidth",
+        ("milliseconds = 2.77", "milliseconds = 1000 * bytes_read(1, 4096) / bandwidth"),
+    ),
+    "06-63": Exercise(
+        "size = bytes_read()",
+        "size = bytes_read() - PERIOD * expert + PERIOD * 2 * 4 * (2 * 9216 + 6144)",
+        ("size = bytes_read() / 2", "size = bytes_read() - PERIOD * expert"),
+    ),
+    "06-65": Exercise("context = 131_072", "context = 2_843_000", ("context = 284_300", "context = 2_730_000")),
+    "06-67": Exercise(
+        "return kept * state + torch.outer(k, v)",
+        "state *= kept\n    return state.addr_(k, v)",
+        ("return state.mul_(kept)", "state = kept * state + torch.outer(k, v)\n    return state", "return None"),
+    ),
 }
 
 

@@ -12,6 +12,7 @@ import torch
 import torch.utils.cpp_extension
 
 from minimax_nb import cli, hardware
+from minimax_nb.bench.measure import NEEDS
 from minimax_nb.errors import UsageMistake
 
 
@@ -99,6 +100,11 @@ def test_gpus_are_told(monkeypatch):
     lines = by_name()
     assert lines["gpu 1"].found == "A GPU, 80 GB, compute capability 9.0"
     assert lines["gpu memory"].ok is None and "160 GB" in lines["gpu memory"].found
+    assert "110 GB was recorded" in lines["notebook 06"].found
+    assert hardware.LADDER == NEEDS
+    device = torch.cuda.get_device_properties(0)
+    monkeypatch.setattr(device, "total_memory", 141 * 10**9)
+    assert by_name()["notebook 06"].found == "live"
     assert lines["cuda"].found == "torch is built for 13.0, driver 580.1, nvcc 13.0"
     machine(monkeypatch, count=12, nvcc=None)
     lines = by_name()

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = names_from(
     __name__,
     measure="bench building_in random_config random_model model_for model_facts",
     plan="Case Plan cases planned command",
-    clock="Clock experts_used sdpa_kernels",
+    clock="Clock experts_used operations sdpa_kernels",
     floor="floor rates",
     results="Results versions",
 )

@@ -6,6 +6,7 @@ perf_counter. Hooks are on a model only while its call is split, so whole times 
     Clock(model).measure(lambda: model(ids), repeats=5)     # {"ms": 41.2, ..., "kinds": {"lightning": 9.1, ...}}
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend
+from torch.profiler import ProfilerActivity, profile, record_function
 from transformers.models.minimax.modeling_minimax import (
     MiniMaxAttention,
     MiniMaxLightningAttention,
@@ -25,6 +27,7 @@ from transformers.models.minimax.modeling_minimax import (
 
 KINDS = ("lightning", "softmax", "experts", "rest")  # rest: norms, residuals, embedding, head, and Python
 CLASSES = dict(zip(KINDS, (MiniMaxLightningAttention, MiniMaxAttention, MiniMaxSparseMoeBlock), strict=False))
+WHOLE = "minimax_nb: the whole call"
 SLOW = 1000  # milliseconds; a call beyond it is repeated 3 times at most
 
 
@@ -84,6 +87,43 @@ class Clock:
 
 def kind_of(module: nn.Module) -> str | None:
     return next((kind for kind, cls in CLASSES.items() if isinstance(module, cls)), None)
+
+
+def operations(call: Callable) -> tuple[list[tuple[str, float, float]], float]:
+    """What one call asks PyTorch for: (name, start, end) in milliseconds from its beginning, and those of the whole.
+
+    Operations that others ask for in their turn are left out. A profiler watches, so the times are longer than without.
+    On a GPU an operation ends when it is asked for, not when it is done.
+    """
+    with _without_stderr(), profile(activities=[ProfilerActivity.CPU]) as seen, record_function(WHOLE):
+        call()
+    events = seen.events()
+    (whole,) = [event.time_range for event in events if event.name == WHOLE]
+    asked = [e for e in events if e.name.startswith("aten::") and not _within(e, "aten::")]
+    spans = [(e.name.removeprefix("aten::"), e.time_range.start, e.time_range.end) for e in asked]
+    found = [(name, (start - whole.start) / 1000, (end - whole.start) / 1000) for name, start, end in spans]
+    return sorted(found, key=lambda span: span[1]), whole.elapsed_us() / 1000
+
+
+def _within(event, prefix: str) -> bool:
+    """Whether an event was asked for by one whose name begins so."""
+    while (event := event.cpu_parent) is not None:
+        if event.name.startswith(prefix):
+            return True
+    return False
+
+
+@contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Without the lines that the profiler's library writes to the process's standard error at start and end."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager

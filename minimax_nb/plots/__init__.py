@@ -1,4 +1,4 @@
-"""The figures of the notebooks. Those of benchmarks are in `plots.bench`, those of lightning in `plots.lightning`."""
+"""The figures of the notebooks: of benchmarks in `plots.bench`, of notebooks 05 and 06 in `lightning` and `decode`."""
 
 from ..lazy import names_from
 
