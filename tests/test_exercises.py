@@ -40,6 +40,7 @@ class Exercise(NamedTuple):
 
 
 WEIGHTS = "expert_bytes * expert_weights + 2 * (total - expert_weights)"
+SAVED = "100 * kinds['softmax'] * (1 - 1 / times) / sum(kinds.values())"
 SYSTEM = '{"role": "system", "content": "You are a helpful assistant."}'
 MENDED = 'edit(mend, **{key: native[key] for key in ("layer_types", "mlp_alpha_factor", "rope_parameters")})'
 EXERCISES = {
@@ -95,7 +96,11 @@ EXERCISES = {
         "    return largest, x * a[1] + y * b[1], x * a[2] + y * b[2]",
         ("return largest, total / 2, out", "return a[0], total, out"),
     ),
-    "04-74": Exercise("saved = 50.0", "saved = 13.2", ("saved = 26.4", "saved = 0.132", "saved = 2.0")),
+    "04-74": Exercise(
+        "return 50.0",
+        f"return {SAVED}",
+        ("return 13.2", "return 100 * kinds['softmax'] / sum(kinds.values())", f"return ({SAVED}) / 100"),
+    ),
     "05-110": Exercise("slope = 0.001", "slope = log(10) / 20_000", ("slope = 0.00001",)),
     "05-112": Exercise(
         "torch.bfloat16, torch.bfloat16",
