@@ -1,6 +1,6 @@
 """What stock Transformers computes wrong for MiniMax-Text-01, measured before and after each repair.
 
-    PYTHONPATH=. python tests/traps.py   # a table in markdown, from one random checkpoint; ten seconds on two cores
+    PYTHONPATH=. python tests/traps.py   # a table in markdown, from one random checkpoint; half a minute on two cores
 
 Every function takes a model and the original config and weights it came from, and returns a relative error in the
 logits against the naive float64 forward pass. The tests call the same functions.
@@ -16,6 +16,7 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
 from minimax_nb.cache import CACHE_ARGUMENT, repair_cache, stock_cache
 from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.lightning import use_lightning
 
 STEPS = 4  # tokens decoded one by one after a prefill
 
@@ -96,6 +97,44 @@ def token_by_token(model, config, weights, length=20) -> float:
     return relative_error(torch.stack(logits[1:]), want)
 
 
+@torch.no_grad()
+def right_padded(model, config, weights, lengths=(20, 33)) -> float:
+    """A batch padded on the right, then one more token a row: the error of that token in the padded row."""
+    rows, cache, more = random_ids(*lengths), MiniMaxCache(), [[7], [9]]
+    short, width = lengths[0], max(lengths)
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    model(ids, attention_mask=mask, position_ids=_positions(mask), **kept(cache))
+    mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+    settings = {"attention_mask": mask, "position_ids": _positions(mask)[:, -1:]}
+    got = model(torch.tensor(more), **settings, **kept(cache)).logits[0, -1]
+    return relative_error(got, yardstick(config, weights, [rows[0][:short] + more[0]])[0][-1])
+
+
+@torch.no_grad()
+def pads_between(model, config, weights, lengths=(20, 10), pads=6) -> float:
+    """Two messages of one row with pads between them, in one pass: the error of the second."""
+    first, second = random_ids(*lengths)
+    mask = torch.tensor([[1] * len(first) + [0] * pads + [1] * len(second)])
+    ids = torch.tensor([first + [0] * pads + second])
+    got = model(ids, attention_mask=mask, position_ids=_positions(mask)).logits[0, -len(second) :]
+    return relative_error(got, yardstick(config, weights, [first + second])[0][-len(second) :])
+
+
+@torch.no_grad()
+def packed(model, config, weights, lengths=(20, 33)) -> float:
+    """Two documents in one row, positions that restart, as Trainer packs them: the error of the second."""
+    first, second = random_ids(*lengths)
+    positions = torch.tensor([[*range(len(first)), *range(len(second))]])
+    got = model(torch.tensor([first + second]), position_ids=positions, use_cache=False).logits[0, len(first) :]
+    return relative_error(got, yardstick(config, weights, [second])[0])
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """Of each token among the real ones of its row, as `generate` counts them."""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
 def beams(model, config, weights, lengths=(12, 12)) -> float:
     """4-beam search with the cache against without: the error of the beams' scores, 1 if the tokens differ."""
     ids = torch.tensor(random_ids(*lengths))
@@ -150,6 +189,16 @@ def table(folder: Path) -> str:
         with stock_cache():
             before = measured(trap, models[attention], config, weights)
         lines.append((title, before, measured(trap, models[attention], config, weights)))
+    ways = {
+        "right-padded prompts, then decoding": right_padded,
+        "pads between two messages": pads_between,
+        "packed rows, the second document": packed,
+    }
+    for title, trap in ways.items():  # the cache's repair is not enough for these: the states are wrong
+        use_lightning(models["sdpa"], "stock")
+        before = measured(trap, models["sdpa"], config, weights)
+        use_lightning(models["sdpa"], "torch")
+        lines.append((title, before, measured(trap, models["sdpa"], config, weights)))
     return "\n".join(["| trap | stock | repaired |", "|---|---|---|", *map(_line, lines)])
 
 
