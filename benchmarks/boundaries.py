@@ -119,7 +119,7 @@ def kernels() -> list[dict]:
     """What `load` runs once before it promises "fused"."""
     if "fused" not in BACKENDS:
         return []
-    from minimax_nb.lightning.fused import largest_error
+    from minimax_nb.lightning.proof import largest_error
 
     found = []
     for name in DTYPES:

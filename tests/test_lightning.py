@@ -485,13 +485,13 @@ def test_kernels_that_do_not_run_are_not_promised(monkeypatch):
                 raise result
             return result
 
-        monkeypatch.setattr("minimax_nb.lightning.fused.largest_error", largest_error)
+        monkeypatch.setattr("minimax_nb.lightning.proof.largest_error", largest_error)
         assert reason in backends.why_not_fused(True, sizes)
         assert backends.choose("auto", True, sizes) == "torch"
         with pytest.raises(RuntimeError, match=reason):
             backends.choose("fused", True, sizes)
     backends._fault.cache_clear()
-    monkeypatch.setattr("minimax_nb.lightning.fused.largest_error", lambda *_: 1e-4)
+    monkeypatch.setattr("minimax_nb.lightning.proof.largest_error", lambda *_: 1e-4)
     assert backends.choose("auto", True, sizes) == "fused" and backends.choose("auto", False, sizes) == "torch"
     backends._fault.cache_clear()
 
@@ -500,7 +500,7 @@ def test_kernels_that_do_not_run_are_not_promised(monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("heads, head_dim", [(4, 16), (8, 48), (64, 128)])
 def test_the_kernels_compute_what_pytorch_does(heads, head_dim, dtype):
-    from minimax_nb.lightning.fused import largest_error
+    from minimax_nb.lightning.proof import largest_error
 
     assert largest_error(heads, head_dim, dtype) < (3e-3 if dtype != "bfloat16" else 2e-2)
 

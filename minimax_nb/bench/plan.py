@@ -13,7 +13,8 @@ import torch
 from ..attention import NAME
 from ..dtypes import SHORT, full_name
 from ..errors import UsageMistake
-from ..lightning.backends import BACKENDS, has_fused
+from ..lightning.backends import BACKENDS
+from ..lightning.fused import has_fused
 
 CHOICES = {
     "attention": (NAME, "sdpa", "eager", *(f"flash_attention_{n}" for n in (2, 3, 4)), "flex_attention"),

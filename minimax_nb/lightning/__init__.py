@@ -9,6 +9,7 @@ from ..lazy import names_from
 __getattr__, __dir__, __all__ = names_from(
     __name__,
     operator="slopes lightning_attention",
-    backends="BACKENDS has_fused choose described",
+    backends="BACKENDS choose described",
+    fused="has_fused",
     layer="use_lightning",
 )

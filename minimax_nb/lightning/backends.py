@@ -5,9 +5,10 @@ everywhere; "stock" is Transformers' own. That the packages of "fused" are insta
 compiler may be missing, or Triton may not know the GPU. So their kernels are run once, and compared.
 """
 
-import importlib.util
 from functools import cache
 from typing import NamedTuple
+
+from .fused import has_fused
 
 BACKENDS = ("auto", "fused", "torch", "stock")
 EVERYWHERE = "'torch' runs everywhere"
@@ -19,12 +20,6 @@ class Sizes(NamedTuple):
     heads: int
     head_dim: int
     dtype: str
-
-
-@cache
-def has_fused() -> bool:
-    """Whether flash-linear-attention and Triton are installed."""
-    return all(importlib.util.find_spec(name) for name in ("fla", "triton"))
 
 
 def choose(backend: str, on_gpu: bool, sizes: Sizes | None = None) -> str:
@@ -53,7 +48,7 @@ def why_not_fused(on_gpu: bool, sizes: Sizes | None = None) -> str:
 @cache
 def _fault(sizes: Sizes) -> str:
     """What the kernels raise, or that they compute something else than plain PyTorch; "" if neither."""
-    from .fused import largest_error
+    from .proof import largest_error
 
     try:
         error = largest_error(*sizes)

@@ -7,14 +7,13 @@ Weights and module tree stay as they are, and so does everything else that the m
 another process like any other.
 """
 
-from types import MethodType
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.minimax.modeling_minimax import MiniMaxLightningAttention, MiniMaxModel
 from transformers.utils import is_tracing
 
+from ..classes import change_class
 from ..original import DECAY_TABLES
 from .backends import Sizes, choose
 from .boundaries import Boundaries, hand_down
@@ -139,23 +138,15 @@ def _give_tables(layer: MiniMaxLightningAttention) -> None:
 
 
 def _set_class(layer: MiniMaxLightningAttention, wanted: type) -> None:
-    """Give a layer its class, and its tables or not.
-
-    Under an accelerate hook `layer.forward` is the hook, which calls `_old_forward`; a hook that was removed leaves a
-    `forward` bound to the class from before.
-    """
+    """Give a layer its class, and its tables or not."""
     if type(layer) is wanted:
         return
     if wanted is LightningAttention:
         for name in DECAY_TABLES:
             setattr(layer, name, layer.slope_rate.new_empty(0))  # the buffer stays under its name
-    layer.__class__ = wanted
+    change_class(layer, wanted)
     if wanted is MiniMaxLightningAttention:
         _give_tables(layer)
-    if hasattr(layer, "_hf_hook"):
-        layer._old_forward = MethodType(wanted.forward, layer)
-    else:
-        vars(layer).pop("forward", None)
 
 
 def _set_hook(model: MiniMaxModel, wanted: bool) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers.utils import is_tracing
 
-from .backends import has_fused
+from .fused import has_fused
 
 STEEPEST = 2.0  # slope: half a block of 64 tokens is then exp(64), far within fp32
 BLOCK = 64  # tokens a block of the torch backend, at most head_dim: the pairs within it cost about what its state costs

@@ -5,12 +5,12 @@ that record hidden states work as before, and a copy of a layer computes with it
 """
 
 import importlib.util
-from types import MethodType
 
 import torch
 from torch import Tensor, nn
 from transformers.models.minimax.modeling_minimax import MiniMaxDecoderLayer, MiniMaxModel, MiniMaxRMSNorm
 
+from ..classes import change_class
 from . import BACKENDS
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -75,20 +75,8 @@ def set_backend(model: nn.Module, backend: str) -> str:
         raise RuntimeError("the fused norms cannot run here: they need an NVIDIA GPU and Triton")
     fused = runs and backend != "stock"
     for layer in layers:
-        _set_class(layer, FusedDecoderLayer if fused else MiniMaxDecoderLayer)
+        change_class(layer, FusedDecoderLayer if fused else MiniMaxDecoderLayer)
     for module in model.modules():
         if isinstance(module, MiniMaxModel):
-            _set_class(module.norm, FusedRMSNorm if fused else MiniMaxRMSNorm)
+            change_class(module.norm, FusedRMSNorm if fused else MiniMaxRMSNorm)
     return "fused" if fused else "stock"
-
-
-def _set_class(module: nn.Module, new: type) -> None:
-    """Change the class, and the forward pass that accelerate has kept from the class before.
-
-    A hook stands in `module.forward` and calls `module._old_forward`, a method bound when the hook came.
-    Where a hook was removed, that method is left in `module.forward`.
-    """
-    module.__class__ = new
-    name = "_old_forward" if hasattr(module, "_hf_hook") else "forward"
-    if name in vars(module):
-        setattr(module, name, MethodType(new.forward, module))

@@ -1,0 +1,53 @@
+"""Whether the fused kernels compute what plain PyTorch does on this machine, tried once."""
+
+import torch
+from torch import Tensor
+
+from .fused import CHUNK, RECURRENT, attend
+from .operator import lightning_attention, slopes
+
+
+@torch.no_grad()
+def largest_error(heads: int, head_dim: int, dtype: str) -> float:
+    """Run each kernel at these sizes, and return the largest relative error against plain PyTorch.
+
+    This compiles and tunes them, so the first prompt need not. Raises what the compiler or the driver raises.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = 2, 3 * CHUNK, 3 * heads * head_dim
+    qkv = torch.randn(shape, generator=generator).to("cuda", getattr(torch, dtype))
+    mask = torch.ones(shape[:2], dtype=torch.bool, device="cuda")
+    mask[0, -RECURRENT // 2 :] = False
+    rates = slopes(heads, 0, 8, "cuda")
+    errors = [_norm_error(qkv, heads * head_dim)]
+    for length in (3 * CHUNK, RECURRENT):
+        for gates in (None, mask[:, -length:]):
+            errors += _attention_errors(qkv[:, -length:], rates, gates, head_dim)
+    return max(errors)
+
+
+def _attention_errors(qkv: Tensor, rates: Tensor, mask: Tensor | None, head_dim: int) -> list[float]:
+    """Of out and state after all tokens but one, and after that one, decoded."""
+    from . import kernels
+
+    heads, before = len(rates), None if mask is None else mask[:, :-1]
+    q, k, v = torch.nn.functional.silu(qkv.float()).unflatten(-1, (heads, 3, head_dim)).unbind(3)
+    got = attend(*kernels.silu_split(qkv[:, :-1], before, heads), rates, None, before, None)
+    want = lightning_attention(q[:, :-1], k[:, :-1], v[:, :-1], rates, mask=before, backend="torch")
+    last = None if mask is None else mask[:, -1:]
+    next_got = kernels.decode_step(qkv[:, -1:], rates, want[1], heads, last)
+    next_want = lightning_attention(q[:, -1:], k[:, -1:], v[:, -1:], rates, want[1], mask=last, backend="torch")
+    return [_error(*pair) for pair in zip((*got, *next_got), (*want, *next_want), strict=True)]
+
+
+def _norm_error(x: Tensor, width: int) -> float:
+    from . import kernels
+
+    out, gate, weight = x[..., :width].contiguous(), x[..., width : 2 * width].contiguous(), x[0, 0, :width]
+    want = torch.sigmoid(gate.float()) * torch.nn.functional.rms_norm(out.float(), (width,), weight.float(), 1e-6)
+    return _error(kernels.norm_gate(out, gate, weight, 1e-6), want)
+
+
+def _error(got: Tensor, want: Tensor) -> float:
+    got = got.double().view(want.shape)
+    return ((got - want.double()).norm() / want.double().norm()).item()
