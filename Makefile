@@ -26,7 +26,7 @@ export PIP_NO_INDEX = 1
 export PIP_FIND_LINKS = $(abspath $(WHEELS))
 endif
 
-.PHONY: lab test tour app slides site check-room
+.PHONY: lab test test-in-browser test-the-rest tour app slides site check-room
 
 lab: .venv/lab.stamp
 	$(RUN) jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/01_installation.ipynb $(LAB_ARGS)
@@ -34,7 +34,16 @@ lab: .venv/lab.stamp
 test: .venv/test.stamp
 	$(RUN) ruff check
 	$(RUN) ruff format --check
-	$(RUN) pytest --nbval --nbval-current-env --nbval-cell-timeout=120 --durations=10
+	$(MAKE) -j2 test-in-browser test-the-rest
+
+# Two at a time, as each runs on one thread
+IN_BROWSER := $(addprefix tests/test_,app.py browser.py explorers_browser.py widget_pages.py)
+
+test-in-browser:
+	$(RUN) pytest --durations=5 $(IN_BROWSER)
+
+test-the-rest:
+	$(RUN) pytest --nbval --nbval-current-env --nbval-cell-timeout=120 --durations=10 $(addprefix --ignore=,$(IN_BROWSER))
 
 tour: .venv/lab.stamp
 	$(RUN) jupyter execute --timeout=120 notebooks/*.ipynb
