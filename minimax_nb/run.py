@@ -23,9 +23,9 @@ from pathlib import Path
 
 from .config import MARKER, read_marker
 from .errors import MISTAKES, ConfigError, UsageMistake
+from .keys import ORIGINAL_TYPES
 
 USAGE = "python -m minimax_nb.run [-m MODULE | COMMAND | FILE.py] ARGUMENTS..."
-ORIGINAL = ("minimax_text_01", "minimax_m1")  # model types that need MiniMax's own code, which nothing here runs
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,7 +83,7 @@ def _refuse_original(name, kwargs: dict) -> None:
         model_type = json.loads((Path(name) / "config.json").read_text(encoding="utf-8")).get("model_type")
     except (OSError, ValueError, AttributeError, TypeError):
         return  # a name on the hub, or a broken file: not for us to say
-    if model_type in ORIGINAL:
+    if model_type in ORIGINAL_TYPES:
         raise _not_converted(name)
 
 
