@@ -16,31 +16,17 @@ import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .checkpoint.folder import (
-    INDEX,
-    Header,
-    byte_size,
-    check_tensors,
-    merge,
-    qk_names,
-    read_config,
-    read_headers,
-    read_json,
-    require_converted,
-)
-from .checkpoint.tokenizer_check import verify_tokenizer
+from .checkpoint.folder import check_tensors, merge, read_config, read_headers, require_converted
 from .config import verify_frequencies
 from .dtypes import short_name
-from .errors import CheckpointError
 from .keys import refuse_code_keys
-from .original import DECAY_BUFFERS
+from .weights import compare_rows, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
     from transformers import MiniMaxForCausalLM, PreTrainedTokenizerBase
 
 TESTED = "5.24.0"  # of Transformers; a test holds it to pyproject.toml
-SMALL = 2 * 10**9  # bytes; loading less takes about a second, without a progress bar
 
 
 class Report(NamedTuple):
@@ -104,9 +90,9 @@ def load(
     repaired = tuple(repair_cache())
     tested, note = self_test(attention, backend, "cuda" if on_gpu else "cpu", dtype_name)
 
-    tokenizer = _load_tokenizer(folder)
-    model = _load_model(folder, tensors, attn_implementation=attention, dtype=dtype, device_map=device_map)
-    _compare_rows(model, config, folder, tensors)
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder, tensors, attn_implementation=attention, dtype=dtype, device_map=device_map)
+    compare_rows(model, config, folder, tensors)
     rebuild_decays(model)
     use_lightning(model, backend)
     kernels = ", experts and norms by our kernels" if on_gpu and _use_kernels(model) else ""
@@ -208,61 +194,6 @@ def _attention(asked: str | None, on_gpu: bool, dtype) -> tuple[str, str]:
     if asked or not on_gpu:
         return asked or "sdpa", asked or "sdpa"
     return register(), "sdpa by length (PyTorch's fused kernels; FlashAttention-2 was no faster on an H200)"
-
-
-def _load_tokenizer(folder: Path):
-    from transformers import AutoTokenizer
-
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise CheckpointError(
-            f"{folder} has no tokenizer.json: put the original's beside its weights and convert again"
-        )
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    verify_tokenizer(folder, tokenizer)
-    return tokenizer
-
-
-def _load_model(folder: Path, tensors: Header, **settings):
-    from transformers import MiniMaxForCausalLM
-    from transformers.utils import logging
-
-    # Of the same name, by which Transformers chooses a loss. What it ignores is not reported as missing.
-    ignored = {"_keys_to_ignore_on_load_missing": [rf"self_attn\.({'|'.join(DECAY_BUFFERS)})$"]}
-    unreported = type("MiniMaxForCausalLM", (MiniMaxForCausalLM,), ignored)
-    shown = logging.is_progress_bar_enabled()
-    if byte_size(tensors.values()) < SMALL:
-        logging.disable_progress_bar()
-    try:
-        model, found = unreported.from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **settings
-        )
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-    model.__class__ = MiniMaxForCausalLM
-    lost = sorted({*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])})
-    if lost:
-        raise CheckpointError(f"{folder}: Transformers did not load {', '.join(lost[:5])}: convert the original again")
-    return model.eval()
-
-
-def _compare_rows(model, config: dict, folder: Path, tensors: Header) -> None:
-    """The first head of each q_proj and k_proj must be that of the file which the index names, not of a later file."""
-    from safetensors import safe_open
-
-    index = read_json(folder / INDEX)["weight_map"] if (folder / INDEX).is_file() else {}
-    parameters = dict(model.named_parameters())
-    for name in qk_names(config):
-        loaded, file = parameters[name][: config["head_dim"]], index.get(name, tensors[name].file.name)
-        if loaded.device.type == "meta":  # offloaded to disk by accelerate
-            continue
-        with safe_open(folder / file, "pt") as shard:
-            rows = shard.get_slice(name)[: config["head_dim"]].to(loaded.dtype)
-        if not rows.equal(loaded.cpu()):
-            raise CheckpointError(
-                f"{name} in the model is not the one in {file}: a file that sorts after it overrode it. "
-                "Convert the original again, into a new folder"
-            )
 
 
 def self_test(attention: str, lightning: str, device: str, dtype: str) -> tuple[tuple[str, ...], str]:

@@ -179,7 +179,7 @@ def test_missing_and_mismatched_tensors_are_named(converted):
 
 
 def test_what_transformers_does_not_load_is_named(converted, monkeypatch):
-    monkeypatch.setattr("minimax_nb.loading.DECAY_BUFFERS", ("slope_rate",))  # as if a key were unknown to us
+    monkeypatch.setattr("minimax_nb.weights.DECAY_BUFFERS", ("slope_rate",))  # as if a key were unknown to us
     with pytest.raises(CheckpointError, match=r"did not load model\.layers\.0\.self_attn\.diagonal_decay"):
         load(converted)
 
@@ -253,7 +253,7 @@ def test_a_version_that_renames_an_argument_is_refused(converted, another_versio
         return torch.nn.Module.__call__(self, **{names[name]: value for name, value in given.items()})
 
     monkeypatch.setattr(MiniMaxLightningAttention, "__call__", call, raising=False)
-    monkeypatch.setattr("minimax_nb.loading._load_model", None)  # it is refused before anything is loaded
+    monkeypatch.setattr("minimax_nb.loading.load_model", None)  # it is refused before anything is loaded
     with pytest.raises(RuntimeError, match="pip install transformers=="):
         load(converted, lightning=lightning)
 
@@ -347,7 +347,7 @@ def test_progress_bar_setting_is_left_as_it_was(converted):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_flash_attention_that_cannot_run_is_one_sentence_before_anything_is_read(converted, monkeypatch):
-    monkeypatch.setattr("minimax_nb.loading._load_model", None)
+    monkeypatch.setattr("minimax_nb.loading.load_model", None)
     with pytest.raises(RuntimeError) as refusal:
         load(converted, attn_implementation="flash_attention_2")
     assert "cannot run on a CPU" in str(refusal.value) and "'sdpa'" in str(refusal.value)
