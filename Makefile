@@ -26,24 +26,16 @@ export PIP_NO_INDEX = 1
 export PIP_FIND_LINKS = $(abspath $(WHEELS))
 endif
 
-.PHONY: lab test test-in-browser test-the-rest tour app slides site check-room
+.PHONY: lab test tour app slides site check-room
 
 lab: .venv/lab.stamp
 	$(RUN) jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/01_installation.ipynb $(LAB_ARGS)
 
+# Two files at a time, each on one thread (tests/conftest.py); a notebook is a file
 test: .venv/test.stamp
 	$(RUN) ruff check
 	$(RUN) ruff format --check
-	$(MAKE) -j2 test-in-browser test-the-rest
-
-# Two at a time, as each runs on one thread
-IN_BROWSER := $(addprefix tests/test_,app.py browser.py explorers_browser.py widget_pages.py)
-
-test-in-browser:
-	$(RUN) pytest --durations=5 $(IN_BROWSER)
-
-test-the-rest:
-	$(RUN) pytest --nbval --nbval-current-env --nbval-cell-timeout=120 --durations=10 $(addprefix --ignore=,$(IN_BROWSER))
+	$(RUN) pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=120 --durations=10
 
 tour: .venv/lab.stamp
 	$(RUN) jupyter execute --timeout=120 notebooks/*.ipynb

@@ -8,8 +8,8 @@ import pytest
 # thread for every core, wait for one another: tests took 20 times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# A make that a test starts is not a part of the one that started the tests: as a part, `make -j2` would have it print
-# which folder it enters, among the lines that the test reads.
+# A make that a test starts is not a part of the one that started the tests: as a part it would take over its options,
+# and could print which folder it enters among the lines that the test reads.
 for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
     os.environ.pop(name, None)
 
