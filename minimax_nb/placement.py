@@ -100,7 +100,7 @@ def settled(config: dict, dtype: str, device_map, *, offload: bool | str | Path 
     if away and not offload:
         from .plan import advice_here
 
-        advice = advice_here(config, free_gpu_memory(), int8_experts)
+        advice = advice_here(config, dtype, free_gpu_memory(), int8_experts)
         raise UsageMistake(
             f"{_counted(away, found)} would not be on a GPU, and every token would wait for that. {advice} "
             "To load it nevertheless: offload=True, or --offload"

@@ -98,12 +98,20 @@ def plan(
     return _planned(Capacity(config, gpus, gpu_memory * GB, dtype), name, context, batch)
 
 
-def advice_here(config: dict, free: list[int], int8_experts: bool) -> str:
-    """In a sentence what to do where the weights of a model do not fit on the GPUs that have so many bytes free."""
+def advice_here(config: dict, dtype: str, free: list[int], int8_experts: bool) -> str:
+    """In a sentence what to do where the weights of a model do not fit on the GPUs that have so many bytes free.
+
+    dtype: that it would be loaded in, "float32" too.
+    """
+    from .placement import skeleton
+
     here = Capacity(config, len(free), min(free) + RESERVE, "int8" if int8_experts else "bf16")
-    weights = sum(gpu.weights for gpu in here.layout.gpus) / GB
+    weights = sum(weight.nbytes for weight in skeleton(config, dtype, int8_experts).parameters())
+    advice = words.advice(here, words.USEFUL, 1, in_load=True)
+    if dtype == "float32" and here.fits(words.USEFUL, 1):
+        advice = 'Cheapest change: half precision, dtype="float16" or --dtype fp16.'
     have = f"{words.gpus(len(free))} with {words.size_of(sum(free) / GB)} free"
-    return f"{words.size_of(weights)} of weights on {have}. {words.advice(here, words.USEFUL, 1, in_load=True)}"
+    return f"{words.size_of(weights / GB)} of weights on {have}. {advice}"
 
 
 def table(counts: tuple[int, ...] = (8, 4, 2)) -> str:

@@ -71,27 +71,29 @@ def _growing(machine: Capacity, weights: int) -> list[int]:
 
 
 def lines(found: Plan, name: str) -> list[str]:
+    unit, factor = ("GB", 1) if found.weights_gb >= 1 else ("MB", 1000)
     what = {"int8": "int8 experts, the rest in bf16"}.get(found.dtype, found.dtype)
-    kinds = ", ".join(f"{kind} {size_of(gb)}" for kind, gb in found.weights_by_kind_gb.items())
+    large = {kind: size for kind, size in found.weights_by_kind_gb.items() if size > found.weights_gb / 1000}
+    kinds = ", ".join(f"{kind} {factor * size:,.1f}" for kind, size in large.items())
     reading = f"prompts in pieces of {found.piece_tokens:,} tokens" if found.piece_tokens < found.context else "prompts"
-    held = f"at its most, for {reading} and {found.decoding} decoding"
     rows = [
         ("weights", found.weights_gb, kinds),
         ("KV cache", found.kv_cache_gb, f"{found.context:,} tokens, batch {found.batch}"),
         ("lightning state", found.lightning_state_gb, "in fp32, whatever the length"),
-        ("workspace", found.workspace_gb, held),
-        ("together", found.total_gb, f"of {size_of(found.gpus * found.gpu_memory_gb)}"),
+        ("workspace", found.workspace_gb, f"at its most, for {reading} and {found.decoding} decoding"),
+        ("together", found.total_gb, f"of {found.gpus * found.gpu_memory_gb:,.0f} GB"),
     ]
     said = [f"{name}, {what}, on {gpus(found.gpus)} of {found.gpu_memory_gb:g} GB"]
-    said += [f"  {row:16}{size_of(gb):>12}   {why}" for row, gb, why in rows]
-    return said + _by_gpu(found)
+    said += [f"  {row:16}{factor * size:9,.1f} {unit}   {why}" for row, size, why in rows]
+    held = [f"{factor * size:,.1f} {unit}" for size in found.per_gpu_gb]
+    return said + _by_gpu(list(zip(found.layers_per_gpu, held, strict=True)))
 
 
-def _by_gpu(found: Plan) -> list[str]:
-    """GPUs that hold the same in one line."""
+def _by_gpu(held: list[tuple[int, str]]) -> list[str]:
+    """A line for all GPUs that hold as many layers and as much."""
     groups = {}
-    for index, held in enumerate(zip(found.layers_per_gpu, map(size_of, found.per_gpu_gb), strict=True)):
-        groups.setdefault(held, []).append(str(index))
+    for index, same in enumerate(held):
+        groups.setdefault(same, []).append(str(index))
     return [
         f"  GPU {', '.join(indexes)}: {layers} layers, {size}" + (" each" if len(indexes) > 1 else "")
         for (layers, size), indexes in groups.items()

@@ -283,8 +283,10 @@ def test_memory_that_runs_out_while_loading_is_one_line(converted, monkeypatch):
 
 def test_advice_for_gpus_that_are_too_small():
     config = patch_config(text_01())
-    assert 'experts="int8"' in advice_here(config, [80 * GB] * 8, False)
-    assert "7 such GPUs with int8 experts" in advice_here(config, [80 * GB] * 4, False)
+    assert 'experts="int8"' in advice_here(config, "bfloat16", [80 * GB] * 8, False)
+    assert "7 such GPUs with int8 experts" in advice_here(config, "bfloat16", [80 * GB] * 4, False)
+    in_fp32 = advice_here(config, "float32", [141 * GB] * 8, False)
+    assert in_fp32.startswith("1,824.4 GB of weights") and 'change: half precision, dtype="float16"' in in_fp32
 
 
 # Words and the command line
@@ -369,5 +371,13 @@ def test_plan_is_the_function_though_a_module_has_its_name():
     assert exported is plan is minimax_nb.plan is sys.modules["minimax_nb.plan"].plan and "plan" in dir(minimax_nb)
 
 
-def test_the_table_of_the_first_hour_is_the_planners():
-    assert table() in (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
+def test_the_first_hour_says_what_the_planner_says():
+    page = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
+    int8, largest = planned(gpu_memory=80, dtype="int8"), planned(gpu_memory=MEASURED["memory_gb"])
+    figures = (
+        table(),
+        int8.report,
+        f"all weights take {int8.weights_gb:.0f} GB. That fits, with room for {int(int8.max_context / 1e4) / 100} million",
+        f"has {MEASURED['memory_gb']} billion, with which eight of\nthem take {int(largest.max_context / 1e4) / 100} M",
+    )
+    assert [figure for figure in figures if figure not in page] == []
