@@ -95,6 +95,16 @@ def test_int8_experts_take_a_byte_and_five_for_each_row():
     assert planned(dtype="fp16").weights_gb == whole.weights_gb == pytest.approx(sum(whole.weights_by_kind_gb.values()))
 
 
+def test_int8_experts_take_what_load_holds(converted):
+    pytest.importorskip("torchao")
+    model, _ = loading.load(converted, experts="int8", dtype="bfloat16", device_map="cpu")
+    parts, held = ("qdata", "scale", "zero_point"), 0
+    for weight in model.parameters():
+        held += sum(getattr(weight, part).nbytes for part in parts) if hasattr(weight, "qdata") else weight.nbytes
+    found = plan(converted, gpus=1, gpu_memory=8, dtype="int8", context=100)
+    assert round(found.weights_gb * GB) == held
+
+
 @pytest.mark.parametrize("change", [{}, {"batch": 4}, {"dtype": "int8"}, {"gpu_memory": 80}, {"context": 3_000_000}])
 def test_the_parts_add_up(change):
     found = planned(**change)
