@@ -33,8 +33,11 @@ INT8_ROW = 5  # bytes a row besides its values: torchao's Int8Tensor has a scale
 def skeleton(config: dict, dtype: str = "bfloat16", int8_experts: bool = False) -> MiniMaxForCausalLM:
     """The native model of a converted config, of parameters without memory; kept for the next call.
 
-    With `int8_experts` each expert is int8 with what torchao keeps beside it (torchao 0.18.0, Int8Tensor).
+    dtype: "auto" is that of the config. With `int8_experts` each expert is int8 with what torchao keeps beside it
+    (torchao 0.18.0, Int8Tensor).
     """
+    if dtype == "auto":
+        dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
     return _skeleton(json.dumps(config, sort_keys=True), dtype, int8_experts)
 
 
@@ -93,14 +96,14 @@ def settled(config: dict, dtype: str, device_map, *, offload: bool | str | Path 
     model = skeleton(config, dtype, int8_experts)
     if device_map is None or str(device_map) == "cpu":
         _require_memory(sum(weight.nbytes for weight in model.parameters()))
-    if not isinstance(device_map, str) or device_map not in AUTOMATIC:
+    if not isinstance(device_map, str) or device_map not in AUTOMATIC or not (free := free_gpu_memory()):
         return device_map
     found = place(model, None, device_map)
     away = [name for name, device in found.items() if device in OFF_GPU]
     if away and not offload:
         from .plan import advice_here
 
-        advice = advice_here(config, dtype, free_gpu_memory(), int8_experts)
+        advice = advice_here(config, dtype, free, int8_experts)
         raise UsageMistake(
             f"{_counted(away, found)} would not be on a GPU, and every token would wait for that. {advice} "
             "To load it nevertheless: offload=True, or --offload"
@@ -158,7 +161,7 @@ def named(device_map, layers: int) -> str:
 
 def _place(device) -> int | str:
     """A GPU's number, or the name of what is no GPU."""
-    if device is None:
+    if device is None or device in AUTOMATIC:  # which `settled` leaves where there is no GPU
         return "cpu"
     name, _, index = str(device).partition(":")
     return int(index or 0) if name == "cuda" else int(name) if name.isdigit() else name

@@ -35,6 +35,7 @@ from .capacity import DTYPES, GB, RESERVE, Capacity
 from .errors import UsageMistake
 
 MOST_GPUS = 1024
+LONGEST = 131072  # tokens, where a config does not say: max_position_embeddings of Transformers' MiniMaxConfig
 CARDS = (  # GPUs that people have: GB of one, names
     (80, "A100, H100"),
     (96, "H20"),
@@ -91,10 +92,9 @@ def plan(
     replies. batch: conversations at a time.
     UsageMistake for numbers that no machine has, CheckpointError or ConfigError for a folder without a usable config.
     """
-    config, name = _native_config(path)
+    config, name, quantised = _native_config(path)
     _check(gpus, gpu_memory, dtype, context, batch, config["max_position_embeddings"])
-    if config.pop("quantization_config", None):
-        dtype = "int8"
+    dtype = "int8" if quantised else dtype
     return _planned(Capacity(config, gpus, gpu_memory * GB, dtype), name, context, batch)
 
 
@@ -116,7 +116,7 @@ def advice_here(config: dict, dtype: str, free: list[int], int8_experts: bool) -
 
 def table(counts: tuple[int, ...] = (8, 4, 2)) -> str:
     """GPU kind x dtype: the longest context of MiniMax-Text-01 that fits, or what is missing. In Markdown."""
-    config, _ = _native_config(None)
+    config, *_ = _native_config(None)
     lines = ["| GPUs | bf16 | int8 experts |", "|---|---|---|"]
     for count in counts:
         for size, names in CARDS:
@@ -138,18 +138,21 @@ def _short(tokens: int) -> str:
     return f"{tokens // 10_000 / 100:g} M" if tokens >= 10**6 else f"{tokens // 1000} k"
 
 
-def _native_config(path) -> tuple[dict, str]:
-    """The converted config of a folder, or of MiniMax-Text-01, and a name for it."""
-    from .config import MARKER, patch_config
+def _native_config(path) -> tuple[dict, str, bool]:
+    """The converted config of a folder, or of MiniMax-Text-01; a name for it; whether its weights are quantised."""
+    from .config import MARKER, patch_config, restore_config
     from .original import original_config
 
     if path is None:
-        return patch_config(original_config()), "MiniMax-Text-01"
+        return patch_config(original_config()), "MiniMax-Text-01", False
     from .checkpoint.folder import read_config
 
     folder = Path(path).expanduser()
     config = read_config(folder)
-    return (config if MARKER in config else patch_config(config)), folder.resolve().name
+    quantised = MARKER in config and bool(config.pop("quantization_config", None))
+    native = patch_config(restore_config(config) if MARKER in config else config)  # again, for it checks all values
+    native.setdefault("max_position_embeddings", LONGEST)
+    return native, folder.resolve().name, quantised
 
 
 def _check(gpus, gpu_memory, dtype, context, batch, longest: int) -> None:

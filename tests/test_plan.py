@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from minimax_nb import plan as exported
 from minimax_nb.capacity import GB, RESERVE, Capacity
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.config import patch_config
+from minimax_nb.decode.dispatch import _state
 from minimax_nb.demo import demo_checkpoint
-from minimax_nb.errors import CheckpointError, UsageMistake
+from minimax_nb.errors import CheckpointError, ConfigError, UsageMistake
 from minimax_nb.original import original_config as text_01
 from minimax_nb.plan import Plan, advice_here, plan, table
 
@@ -133,6 +135,16 @@ def test_static_keys_have_room_for_a_power_of_two():
     before, after = planned(gpu_memory=192, context=2**20 - 1), planned(gpu_memory=192, context=2**20)
     assert before.decoding == after.decoding == "static"
     assert after.total_gb - before.total_gb == pytest.approx(10 * 4096 * 2**20 / 1e9, rel=0.02)
+
+
+def test_static_decoding_takes_the_buffers_that_are_counted(converted):
+    model, _ = loading.load(converted, dtype="bfloat16", device_map="cpu")
+    model.generate(torch.full((3, 1100), 5), attention_mask=torch.ones(3, 1100), max_new_tokens=3, eos_token_id=[])
+    buffers = _state(model).decoder.buffers
+    held = [*buffers.states.values(), *(tensor for pair in buffers.keys.values() for tensor in pair)]
+    machine = Capacity(loading._converted_config(converted), 1, 8 * GB, "bf16")
+    (gpu,) = machine.layout.gpus
+    assert sum(tensor.nbytes for tensor in held) == machine.keys(gpu, 2048, 3) + machine.states(gpu, 3)
 
 
 # Placement
@@ -272,6 +284,14 @@ def test_chat_refuses_in_a_line(converted, gpus, capsys, flag, code):
     assert error.count("\n") == 1 and ("--offload" in error) == (code == 2)
 
 
+@pytest.mark.parametrize("how", [{"dtype": "auto"}, {"device_map": "balanced"}])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_what_transformers_takes_besides_still_loads(converted, how, capsys):
+    model, _ = loading.load(converted, **how)
+    assert " on CPU (" in capsys.readouterr().out
+    assert {weight.device.type for weight in model.parameters()} == {"cpu"}
+
+
 def test_too_little_memory_of_the_cpu_is_said_before_loading(converted, monkeypatch, capsys):
     monkeypatch.setattr(placement, "available_memory", lambda: 1000)
     with pytest.raises(
@@ -370,6 +390,13 @@ def test_folders(converted, tmp_path):
     stored = sum(file.stat().st_size for file in demo.glob("*.safetensors")) / 1e9  # in fp32
     assert found.weights_gb == pytest.approx(stored / 2, rel=0.02) and found.fits
     assert found.max_context == json.loads((demo / "config.json").read_text())["max_position_embeddings"]
+    config = json.loads((converted / "config.json").read_text())
+    for change, error in (({"num_attention_heads": None}, ConfigError), ({"max_position_embeddings": None}, None)):
+        edited = {key: value for key, value in (config | change).items() if value is not None}
+        (tmp_path / "edited").mkdir(exist_ok=True)
+        (tmp_path / "edited" / "config.json").write_text(json.dumps(edited))
+        with pytest.raises(error) if error else nullcontext():
+            assert plan(tmp_path / "edited", gpus=1, gpu_memory=8, context=100).fits
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         plan(tmp_path, gpus=1, gpu_memory=8, context=100)
     with pytest.raises(UsageMistake, match="tokens of context: this model takes"):
