@@ -32,12 +32,17 @@ def convert_the_whole() -> None:
     sparse.main()
 
 
-def load_a_period(place: Path) -> dict:
-    """Seconds to load, GB on each GPU, ms a token, and what a long prompt does under each attention."""
+def period_folder(place: Path) -> tuple[Path, int]:
+    """A converted folder of one hybrid period, all zeros, and the bytes of its weights."""
     size = sparse.write_sparse(place / "original")
     for file in [*demo_checkpoint().glob("tokenizer*"), *demo_checkpoint().glob("*.jinja")]:
-        shutil.copy(file, place / "original")  # any tokenizer will do: the ids below are drawn at random
-    folder = patch_checkpoint(place / "original", place / "converted")
+        shutil.copy(file, place / "original")  # any tokenizer will do: token ids are drawn at random
+    return patch_checkpoint(place / "original", place / "converted"), size
+
+
+def load_a_period(place: Path) -> dict:
+    """Seconds to load, GB on each GPU, ms a token, and what a long prompt does under each attention."""
+    folder, size = period_folder(place)
     start = time.perf_counter()
     model, _ = load(folder)
     result = {"weights_bytes": size, "load_seconds": round(time.perf_counter() - start, 1)}

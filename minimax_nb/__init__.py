@@ -10,4 +10,7 @@ __getattr__, __dir__, __all__ = names_from(
     cache="repair_cache",
     lightning="use_lightning",
     demo="demo_checkpoint",
+    plan="plan",
 )
+
+from .plan import plan  # noqa: E402, F401  # the function takes the place of the module of this name

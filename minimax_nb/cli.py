@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _without_dash(arguments: list[str]) -> list[str]:
     """`--json -` as `--json` for the commands whose `--json` names no file, so that it may be written everywhere."""
-    if not arguments or arguments[0] not in ("check", "doctor"):
+    if not arguments or arguments[0] not in ("check", "doctor", "plan"):
         return arguments
     pairs = zip(arguments, [None, *arguments], strict=False)
     return [argument for argument, before in pairs if (before, argument) != ("--json", "-")]
@@ -130,6 +130,23 @@ def doctor(
 
 
 @app.command()
+def plan(
+    path: Annotated[Path | None, typer.Argument(help="A folder with config.json; if not given, Text-01.")] = None,
+    gpus: Annotated[int, typer.Option(help="How many.")] = 8,
+    gpu_memory: Annotated[float, typer.Option(help="GB of one, as doctor prints it.")] = 80,
+    dtype: Annotated[str, typer.Option(help="bf16, fp16, or int8 (int8 experts, the rest bf16).")] = "bf16",
+    context: Annotated[int, typer.Option(help="Tokens of a conversation, prompts and replies.")] = 131072,
+    batch: Annotated[int, typer.Option(help="Conversations at a time.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say whether a model fits on GPUs, how long a context may be, and what to change."""
+    from .plan import plan as planned
+
+    found = planned(path, gpus=gpus, gpu_memory=gpu_memory, dtype=dtype, context=context, batch=batch)
+    typer.echo(json.dumps(found.to_json(), indent=2) if as_json else found.report)
+
+
+@app.command()
 def room(
     wheels: Annotated[Path | None, typer.Option(help="The folder of wheels to set up laptops from.")] = None,
 ) -> None:
@@ -156,6 +173,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Of the sampling; the same one gives the same replies.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest reply.")] = 512,
     dtype: Annotated[str | None, typer.Option(help="bf16, fp16 or fp32; as the machine allows if not given.")] = None,
+    offload: Annotated[bool, typer.Option("--offload", help="Let what no GPU has room for go to the CPU.")] = False,
 ) -> None:
     """Talk to a model: Ctrl-C stops a reply; Ctrl-D, exit or quit ends the conversation.
 
@@ -164,7 +182,6 @@ def chat(
     from .chat import Chat, require_temperature
     from .dtypes import full_name
     from .loading import load
-    from .memory import enough_memory
     from .prompts import require_text
 
     console = Console()
@@ -177,18 +194,14 @@ def chat(
     if system is not None:
         require_text("--system", system)
     chosen = None if dtype is None else full_name(dtype)
-    with enough_memory(f"the weights of {dst}, {_size(dst)}"), contextlib.redirect_stdout(console.notes):
-        model, tokenizer = load(dst, dtype=chosen)
+    with contextlib.redirect_stdout(console.notes):
+        model, tokenizer = load(dst, dtype=chosen, offload=offload)
     if seed is not None:
         import torch
 
         settings["generator"] = torch.Generator(model.device).manual_seed(seed)
     if not _converse(Chat(model, tokenizer, system), console, settings):
         raise typer.Exit(2)
-
-
-def _size(folder: Path) -> str:
-    return f"{sum(file.stat().st_size for file in folder.glob('*.safetensors')) / 1e9:.2f} GB on disk"
 
 
 def _converse(talk, console: Console, settings: dict) -> bool:

@@ -16,7 +16,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from .checkpoint.folder import check_tensors, merge, read_config, read_headers, require_converted
+from .checkpoint.folder import byte_size, check_tensors, merge, read_config, read_headers, require_converted
 from .config import verify_frequencies
 from .dtypes import short_name
 from .keys import refuse_code_keys
@@ -53,6 +53,7 @@ def load(
     device_map: str | int | dict | torch.device | None = "auto",
     lightning: str = "auto",
     decoding: str | None = None,
+    offload: bool | str | Path = False,
     quiet: bool = False,
 ) -> tuple[MiniMaxForCausalLM, PreTrainedTokenizerBase]:
     """(model, tokenizer) of a converted folder, ready to generate.
@@ -62,15 +63,21 @@ def load(
     `lightning` is the backend of `use_lightning`: "auto", "fused", "torch" or "stock". `decoding` is "static", a step
     of its own for each new token (minimax_nb.decode), or "plain", the model's own forward pass; None takes the step
     where it can be had, and otherwise says why not.
+    `offload` allows that what finds no room on the GPUs goes to the CPU's memory, and if it is a folder, that the rest
+    is written there: then every token waits for it. A `device_map` that names "cpu" or "disk" for a module itself needs
+    no leave.
     Raises ConfigError for a folder that was not converted or a Transformers that computes something else from it,
     CheckpointError for one whose files are missing or contradict each other, RuntimeError for "fused" or
-    "flash_attention_2" where it cannot run, and for a Transformers that fails the self-test.
+    "flash_attention_2" where it cannot run, and for a Transformers that fails the self-test; UsageMistake, with what to
+    do, where the memory does not suffice.
     """
     from . import decode
     from .cache import repair_cache
     from .generation import explain_generate
     from .lightning.backends import Sizes, choose, described, why_not_fused
     from .lightning.layer import rebuild_decays, use_lightning
+    from .memory import enough_memory
+    from .placement import named, settled
 
     on_gpu = _on_gpu(device_map)
     decode.require(decoding)
@@ -82,6 +89,8 @@ def load(
     verify_frequencies(config)
     dtype, device_map, where = _placement(dtype, device_map)
     dtype_name = str(dtype).removeprefix("torch.")
+    device_map = settled(config, dtype_name, device_map, offload=offload)
+    where = f"{where} on {named(device_map, config['num_hidden_layers'])}"
     attention, chosen = _attention(attn_implementation, on_gpu, dtype)
     sizes = Sizes(config["num_attention_heads"], config["head_dim"], dtype_name)
     backend = choose(lightning, on_gpu, sizes)  # runs the fused kernels once
@@ -91,7 +100,11 @@ def load(
     tested, note = self_test(attention, backend, "cuda" if on_gpu else "cpu", dtype_name)
 
     tokenizer = load_tokenizer(folder)
-    model = load_model(folder, tensors, attn_implementation=attention, dtype=dtype, device_map=device_map)
+    settings = {"attn_implementation": attention, "dtype": dtype, "device_map": device_map}
+    if offload and offload is not True:
+        settings["offload_folder"] = offload
+    with enough_memory(f"the weights of {folder}, {byte_size(tensors.values()) / 1e9:.2f} GB on disk"):
+        model = load_model(folder, tensors, **settings)
     compare_rows(model, config, folder, tensors)
     rebuild_decays(model)
     use_lightning(model, backend)
@@ -159,21 +172,17 @@ def _on_gpu(device_map) -> bool:
 
 
 def _placement(dtype, device_map) -> tuple:
-    """dtype, device_map, and both in words with the reason."""
+    """dtype, device_map, and the dtype in words with the reason."""
     import torch
 
     gpu = _on_gpu(device_map)
-    threads = torch.get_num_threads()
-    place = f"CPU ({threads} thread{'s' if threads > 1 else ''})"
-    if gpu:
-        place = torch.cuda.get_device_name() + (f" x {n}" if (n := torch.cuda.device_count()) > 1 else "")
-    elif device_map == "auto":
+    if device_map == "auto" and not gpu:
         device_map = "cpu"
     why = " as asked"
     if dtype is None:
         fits = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
         dtype, why = ("bfloat16", "") if fits else ("float32", " (it has no bf16)" if gpu else "")
-    return dtype, device_map, f"{short_name(dtype)}{why} on {place}"
+    return dtype, device_map, f"{short_name(dtype)}{why}"
 
 
 def _attention(asked: str | None, on_gpu: bool, dtype) -> tuple[str, str]:

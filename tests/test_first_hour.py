@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import test_pages
@@ -23,7 +24,7 @@ from originals import original_config, original_weights, write_original
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, MiniMaxConfig, MiniMaxForCausalLM
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
-from minimax_nb import cli, demo, original
+from minimax_nb import cli, demo, original, placement
 from minimax_nb.cache import repair_cache, stock_cache
 from minimax_nb.chat import Chat
 from minimax_nb.checkpoint import convert as checkpoint
@@ -81,7 +82,7 @@ def test_every_command_runs_in_the_order_of_the_page(here, capsys):
     for arguments in commands():
         assert cli.main(arguments) == 0, arguments
         printed += capsys.readouterr().out
-    assert [arguments[0] for arguments in commands()] == ["doctor", "patch", "patch", "check"]
+    assert [arguments[0] for arguments in commands()] == ["doctor", "plan", "patch", "patch", "check"]
     blocks = "".join(re.findall(r"```text\n(.*?)```", HOUR, re.S))
     quoted = [line for line in blocks.splitlines() if line != "..." and "logits" not in line]  # the demo computes those
     said = {without_numbers(line) for line in printed.splitlines()}
@@ -273,6 +274,20 @@ def offloaded() -> None:
     load(DST, device_map=dict.fromkeys(kept, "cpu") | {"model.layers.7": "disk"})
 
 
+def spilled() -> None:
+    patch()
+    placed = {"model.layers.0": 0, "model.layers.1": "cpu"}
+    free = {"place": lambda *_: placed, "free_gpu_memory": lambda: [10**9]}
+    with mock.patch.multiple(placement, **free):
+        placement.settled(json.loads((Path(DST) / "config.json").read_text()), "bfloat16", "auto")
+
+
+def little_memory() -> None:
+    patch()
+    with mock.patch.object(placement, "available_memory", lambda: 1000):
+        load(DST, device_map="cpu")
+
+
 def second_turn_eager() -> None:
     patch()
     model = traps.stock_model(DST, attention="eager")
@@ -311,6 +326,8 @@ ERRORS = {
     "must match the size of tensor b": second_turn_eager,
     "MiniMaxCache does not support `crop` method": lambda: MiniMaxCache().crop(1),
     "had weights offloaded to the disk": offloaded,
+    "would not be on a GPU, and every token would wait for that": spilled,
+    "not enough memory: the weights take": little_memory,
 }
 
 

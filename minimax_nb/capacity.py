@@ -1,0 +1,158 @@
+"""The bytes that a model takes on each GPU of a machine, for any context and batch: the arithmetic behind plan.py.
+
+    found = Capacity(config, gpus=8, memory=80e9, dtype="int8")
+    found.fits(context=131072, batch=1)
+    found.longest_context(batch=1)
+
+What is counted and why stands in plan.py.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+GB = 10**9
+RESERVE = GB  # bytes of each GPU: CUDA's context, loaded kernels, what the allocator cannot hand out; not measured
+ELEMENT = 2  # bytes of a number in bf16 and in fp16
+DTYPES = {"bf16": "bfloat16", "fp16": "float16", "int8": "bfloat16"}  # of what is not int8
+ALONE = 0.9  # of a single GPU's memory, Transformers takes so much for weights
+
+
+class Gpu(NamedTuple):
+    """What one GPU holds whatever the context."""
+
+    weights: int  # bytes
+    layers: int
+    softmax: int  # layers of each kind
+    lightning: int
+
+
+class Layout(NamedTuple):
+    """A model on GPUs."""
+
+    gpus: list[Gpu]
+    fits: bool  # the weights; if not, `gpus` says how they would lie if the memory were larger
+    kinds: dict[str, int]  # bytes of weights, by kind
+    while_loading: int  # bytes that a GPU needs for a moment beside its weights
+
+
+class Capacity:
+    """One model on one kind of machine. memory: bytes of one GPU; dtype: one of DTYPES; how: see pieces.py."""
+
+    def __init__(self, config: dict, gpus: int, memory: float, dtype: str, **how):
+        self.config, self.count, self.memory, self.dtype = config, gpus, memory, dtype
+        self.how = {"float16": dtype == "fp16"} | how
+        self.layout = _layout(json.dumps(config, sort_keys=True), gpus, memory - RESERVE, dtype)
+        heads = config["num_key_value_heads"]
+        self.key_bytes = 2 * heads * config["head_dim"] * ELEMENT  # of a token in a softmax layer, keys and values
+        self.state_bytes = config["num_attention_heads"] * config["head_dim"] ** 2 * 4  # of a lightning layer, in fp32
+
+    def other(self, **changes) -> "Capacity":
+        """The same with another machine or dtype."""
+        same = {"config": self.config, "gpus": self.count, "memory": self.memory, "dtype": self.dtype}
+        return Capacity(**same | changes)
+
+    def keys(self, gpu: Gpu, tokens: int, batch: int) -> int:
+        return gpu.softmax * self.key_bytes * tokens * batch
+
+    def states(self, gpu: Gpu, batch: int) -> int:
+        return gpu.lightning * self.state_bytes * batch
+
+    def kept(self, gpu: Gpu, context: int, batch: int) -> int:
+        """Bytes that stay from token to token."""
+        return gpu.weights + self.keys(gpu, context, batch) + self.states(gpu, batch)
+
+    def piece(self, context: int, batch: int) -> int:
+        """Tokens of a prompt at a time: as many as the fullest GPU has room for."""
+        from .pieces import LIMIT, piece_tokens
+
+        free = self.memory - RESERVE - max(self.kept(gpu, context, batch) for gpu in self.layout.gpus)
+        free = free if self.layout.fits else LIMIT  # on GPUs that would hold the weights
+        return min(context, piece_tokens(self.config, batch, context, ELEMENT, free, **self.how))
+
+    def workspace(self, gpu: Gpu, context: int, batch: int, piece: int, static: bool) -> int:
+        """Bytes beside what is kept, when they are most."""
+        from .decode.buffers import room_for
+        from .pieces import CUBLAS, workspace_bytes
+
+        reading = workspace_bytes(self.config, batch, piece, context, ELEMENT, **self.how)
+        if static:  # taken beside the cache that they are copied from
+            buffers = self.keys(gpu, room_for(context + 1), batch) + self.states(gpu, batch)
+            return max(reading, buffers + CUBLAS)
+        growing = self.key_bytes * context * batch // 2 if gpu.softmax else 0  # keys of one layer, then its values
+        return max(reading, growing + CUBLAS)
+
+    def needed(self, context: int, batch: int, static: bool, piece: int | None = None) -> list[int]:
+        """Bytes on each GPU at its busiest moment after loading; `piece` is chosen if not given."""
+        piece = piece or self.piece(context, batch)
+        gpus = self.layout.gpus
+        return [self.kept(gpu, context, batch) + self.workspace(gpu, context, batch, piece, static) for gpu in gpus]
+
+    def loading(self) -> list[int]:
+        """Bytes on each GPU at the busiest moment of loading."""
+        return [gpu.weights + (self.layout.while_loading if gpu.layers else 0) for gpu in self.layout.gpus]
+
+    def spare(self, context: int, batch: int, static: bool) -> float:
+        """Bytes on the GPU that has least to spare, RESERVE kept; negative if they are missing."""
+        return self.memory - RESERVE - max(*self.needed(context, batch, static), *self.loading())
+
+    def fits(self, context: int, batch: int, static: bool = False) -> bool:
+        return self.layout.fits and self.spare(context, batch, static) >= 0
+
+    def longest_context(self, batch: int, static: bool = False) -> int:
+        """Tokens; 0 where not one fits."""
+        low, high = 0, self.config["max_position_embeddings"]
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.fits(middle, batch, static) else (low, middle - 1)
+        return low
+
+
+@lru_cache(maxsize=256)
+def _layout(config: str, gpus: int, memory: float, dtype: str) -> Layout:
+    from .placement import place, skeleton
+
+    model = skeleton(json.loads(config), DTYPES[dtype], dtype == "int8")
+    weights = {name: weight.nbytes for name, weight in model.named_parameters()}
+    each = memory * ALONE if gpus == 1 else memory
+    placed = place(model, dict.fromkeys(range(gpus), each) | {"cpu": 100 * sum(weights.values())})
+    fits = not {"cpu", "disk"} & set(placed.values())
+    if not fits:
+        placed = place(model, dict.fromkeys(range(gpus), 10 * sum(weights.values())))
+    found = [_gpu(model, placed, weights, index) for index in range(gpus)]
+    return Layout(found, fits, _by_kind(model, weights), _while_loading(model, dtype))
+
+
+def _while_loading(model, dtype: str) -> int:
+    """In half precision the larger tensor of a layer's experts, while it is joined (measured: load_two_gpus.json).
+
+    For int8 a single matrix of one expert (experts/int8.py): as it is read, in fp32, scaled in fp32, and as integers.
+    """
+    sizes = model.config
+    matrix = sizes.hidden_size * sizes.intermediate_size
+    return matrix * (ELEMENT + 4 + 4 + 1) if dtype == "int8" else 2 * matrix * sizes.num_local_experts * ELEMENT
+
+
+def _gpu(model, placed: Mapping, weights: Mapping, index: int) -> Gpu:
+    here = [name for name, device in placed.items() if device == index]
+    size = sum(weight for name, weight in weights.items() if name.startswith(tuple(f"{part}." for part in here)))
+    kinds = [model.config.layer_types[int(name.rpartition(".")[2])] for name in here if ".layers." in name]
+    return Gpu(size, len(kinds), kinds.count("full_attention"), kinds.count("linear_attention"))
+
+
+def _by_kind(model, weights: Mapping) -> dict[str, int]:
+    """Bytes of experts, lightning attention, softmax attention, embedding and head, and the rest."""
+    found = Counter()
+    for name, size in weights.items():
+        if ".experts." in name:
+            found["experts"] += size
+        elif ".self_attn." in name:
+            kind = model.config.layer_types[int(name.split(".")[2])]
+            found["lightning attention" if kind == "linear_attention" else "softmax attention"] += size
+        elif "embed_tokens" in name or "lm_head" in name:
+            found["embedding and head"] += size
+        else:
+            found["norms and routers"] += size
+    return dict(found.most_common())
