@@ -1,17 +1,18 @@
 """How much memory one forward pass needs beside weights and cache, and how long a piece of a prompt may be for it.
 
     workspace_bytes(config, batch=1, tokens=131072, context=131072, element_bytes=2)     # 18 GB: one shot
-    piece_tokens(config, batch=1, context=131072, element_bytes=2, free_bytes=20e9)      # 27,904 tokens: 4 GB
+    piece_tokens(config, batch=1, context=131072, element_bytes=2, free_bytes=20e9)      # 27,648 tokens: 3.8 GB
 
-Everything here is arithmetic from the config, in tokens and bytes, so it imports no torch. Each term is a tensor that a
-layer holds at its busiest moment. They were read in Transformers 5.24.0 (models/minimax/modeling_minimax.py,
-integrations/moe.py) and in lightning/, experts/ and norms/ here, and are held to memory measured on an H200
-(notebooks/results/flash_attention_h200.json, experts_h200.json) by tests/test_pieces.py.
+Everything here is arithmetic from the config, in tokens and bytes, so it imports no torch. Each term is a tensor that
+a layer holds at its busiest moment. They were read in Transformers 5.24.0 (models/minimax/modeling_minimax.py,
+integrations/moe.py) and in lightning/, experts/, norms/ and attention.py here. tests/test_pieces.py holds them to
+memory that was measured on an H200 (notebooks/results/flash_attention_h200.json, experts_h200.json).
 
-How long should a piece be? The experts decide. Each piece reads all of them once: at real width 10.9 GB a layer, which
-takes 2.6 ms at 4.15 TB/s. Computing takes 0.86 us a token at 790 TFLOP/s. So below 3,000 tokens a piece waits for memory.
-Measured, a token costs a layer's experts 1.30 us in pieces of 4,096 tokens, 1.11 us in pieces of 16,384 and 1.07 us when
-131,072 come at once. So a piece is as long as 4 GB allow, and shorter only where less memory is free.
+How long should a piece be? The experts decide. Each piece reads all of them once. At real width they are 10.9 GB a
+layer, which takes 2.6 ms at 4.15 TB/s. Computing takes 0.86 us a token at 790 TFLOP/s, so a piece below 3,000 tokens
+waits for memory. Measured, a token costs a layer's experts 1.30 us in a piece of 4,096 tokens, 1.11 us in one of
+16,384, and 1.07 us where 131,072 come at once. So a piece is as long as 4 GB allow, and shorter only where less
+memory is free.
 """
 
 from collections.abc import Mapping

@@ -32,14 +32,14 @@ def query(length: int) -> torch.Tensor:
 def test_cudnn_only_for_long_prompts(allowed):
     cuda.enable_cudnn_sdp(True)
     for length in (1, LONG - 1, LONG):
-        sdpa_by_length(None, query(length))
+        sdpa_by_length(None, *[query(length)] * 3)
         assert cuda.cudnn_sdp_enabled()
     assert allowed == [False, False, True]
 
 
 def test_who_has_forbidden_cudnn_is_obeyed(allowed):
     cuda.enable_cudnn_sdp(False)
-    sdpa_by_length(None, query(LONG))
+    sdpa_by_length(None, *[query(LONG)] * 3)
     assert allowed == [False] and not cuda.cudnn_sdp_enabled()
 
 
@@ -47,7 +47,7 @@ def test_an_error_leaves_the_switch_as_it_was():
     before = cuda.cudnn_sdp_enabled()
     cuda.enable_cudnn_sdp(True)
     with pytest.raises(RuntimeError):
-        sdpa_by_length(SimpleNamespace(is_causal=True), query(2), query(3)[..., :2], query(3), None)
+        sdpa_by_length(SimpleNamespace(is_causal=True), query(3), query(3)[..., :2], query(3), None)
     assert cuda.cudnn_sdp_enabled()
     cuda.enable_cudnn_sdp(before)
 
@@ -55,13 +55,13 @@ def test_an_error_leaves_the_switch_as_it_was():
 def test_a_model_computes_the_same(loaded):
     model, tokenizer = loaded
     inputs = tokenizer(["the sauce and a recipe", "one"], return_tensors="pt", padding=True)
-    want = model.generate(**inputs, max_new_tokens=8, do_sample=False)
-    model.set_attn_implementation(register())
+    assert model.config._attn_implementation == NAME
+    got = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    model.set_attn_implementation("sdpa")
     try:
-        assert model.config._attn_implementation == NAME
-        assert model.generate(**inputs, max_new_tokens=8, do_sample=False).equal(want)
+        assert model.generate(**inputs, max_new_tokens=8, do_sample=False).equal(got)
     finally:
-        model.set_attn_implementation("sdpa")
+        model.set_attn_implementation(register())
 
 
 def test_what_load_says_of_flash_attention_2_was_measured():

@@ -128,11 +128,11 @@ def _without_stderr() -> Iterator[None]:
 
 @contextmanager
 def experts_used(model: nn.Module) -> Iterator[dict[nn.Module, int]]:
-    """Within it, how many different experts each layer's router chose in its latest call, router -> count."""
+    """Within it, the most different experts that each layer's router chose in a call, router -> count."""
     counts = {}
 
     def count(router, _, output):
-        counts[router] = output[2].unique().numel()
+        counts[router] = max(counts.get(router, 0), output[2].unique().numel())
 
     with ExitStack() as hooks:
         for module in model.modules():
