@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from functools import cache, partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.backends import cuda
 from torch.nn.attention import SDPBackend
 from torch.nn.attention.bias import causal_lower_right
-from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "sdpa_by_length"
 LONG = 65536  # new tokens from which cuDNN saves more than its plans cost, one for each GPU with a softmax layer
@@ -112,10 +112,11 @@ def lower_right(query: Tensor, key: Tensor, value: Tensor, scale: float | None =
     """
     new, known = query.shape[2], key.shape[2]
     needs_gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
-    if query.device.type == "cpu" and not needs_gradient:
-        return in_parts(query, key, value, scale, _on_cpu, known)
-    if not needs_gradient and new >= LONG_PIECE and known > new and _cudnn_holds(query, key):
-        return in_parts(query, key, value, scale, _by_cudnn, new)
+    if not needs_gradient:
+        if new >= LONG_PIECE and known > new and _cudnn_holds(query, key):
+            return in_parts(query, key, value, scale, by_cudnn, new)  # of one shape, so of one plan
+        if query.device.type == "cpu":
+            return in_parts(query, key, value, scale, _on_cpu, known)
     with _cudnn(new == known and new >= LONG):
         if query.is_cuda:
             return _corner(query, key, value, scale)
@@ -154,7 +155,7 @@ def _on_cpu(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: floa
     return operator(query, key, value, 0.0, causal, scale=scale)
 
 
-def _by_cudnn(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> tuple:
+def by_cudnn(query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float | None) -> tuple:
     operator = torch.ops.aten._scaled_dot_product_cudnn_attention
     out, sums, *_ = operator(query, key, value, None, True, 0.0, causal, False, scale=scale)
     return out, sums.squeeze(-1) if sums.ndim == 4 else sums
@@ -164,17 +165,17 @@ def _corner(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> T
     """In one call, or one for each KV head where the kernel wants as many of them as heads."""
     kv_heads, corner = key.shape[1], causal_lower_right(query.shape[2], key.shape[2])
     grouped = query.shape[1] != kv_heads
-    if not grouped or not query.is_cuda or _flash(query, key, value):
-        return scaled_dot_product_attention(query, key, value, corner, scale=scale, enable_gqa=grouped)
+    if not grouped or not query.is_cuda or knows_corners(query, key, value):
+        return F.scaled_dot_product_attention(query, key, value, corner, scale=scale, enable_gqa=grouped)
     outs = []
     for part, head in zip(query.chunk(kv_heads, 1), range(kv_heads), strict=True):
         shared = (x[:, head : head + 1].expand(-1, part.shape[1], -1, -1) for x in (key, value))
-        outs.append(scaled_dot_product_attention(part, *shared, corner, scale=scale))
+        outs.append(F.scaled_dot_product_attention(part, *shared, corner, scale=scale))
     return torch.cat(outs, 1)
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor) -> bool:
-    """Whether the kernel that knows groups of heads and the lower right corner can run."""
+def knows_corners(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether FlashAttention can run, which knows groups of heads and the lower right corner."""
     return cuda.can_use_flash_attention(cuda.SDPAParams(query, key, value, None, 0.0, False, True))
 
 
@@ -200,7 +201,7 @@ def _adds_up(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int
     try:
         with _cudnn(False):
             want = _corner(query, key, value, None).float()
-        got = in_parts(query, key, value, None, _by_cudnn, 128).float()
+        got = in_parts(query, key, value, None, by_cudnn, 128).float()
     except RuntimeError:  # no plan for this GPU or these sizes, an operator that has changed
         return False
     return bool((got - want).norm() <= AGREES * want.norm())

@@ -16,6 +16,7 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLi
 
 from . import experts
 from .cache import CACHE_ARGUMENT, reserve
+from .lightning.operator import CPU_SEGMENT, SEGMENT
 from .memory import available_memory
 from .pieces import STEP, piece_tokens
 from .terminal import token_progress
@@ -104,6 +105,7 @@ def piece_for(model: nn.Module, batch: int, context: int, new: int) -> int:
         lightning=backend,
         expert_kernels=bool(on_gpu) and getattr(config, "_experts_implementation", "") == experts.NAME,
         float16=model.dtype == torch.float16,
+        segment=SEGMENT if on_gpu else CPU_SEGMENT,
     )
     if not on_gpu:
         tokens = min(tokens, max(STEP, ON_A_CPU // batch // STEP * STEP))

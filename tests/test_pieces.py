@@ -5,30 +5,28 @@ experts_h200.json (the experts by our kernels).
 """
 
 import copy
-import gc
 import io
 import json
-import sys
-import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from live_bytes import LiveBytes
 from originals import original_config as small_config
 from originals import original_weights, relative_error, write_original, yardstick
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import MiniMaxForCausalLM
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
-from minimax_nb import attention, terminal
+from minimax_nb import attention, generation, terminal
 from minimax_nb import prefill as prefill_module
 from minimax_nb.cache import CACHE_ARGUMENT, RoomyLayer, repair_cache, reserve, restore, snapshot
+from minimax_nb.chat import Chat
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.generation import explain_generate
 from minimax_nb.lightning.layer import use_lightning
 from minimax_nb.original import original_config
-from minimax_nb.pieces import CUBLAS, LIMIT, STEP, piece_tokens, stages, workspace_bytes
+from minimax_nb.pieces import CUBLAS, LIMIT, STEP, Sizes, experts_bytes, piece_tokens, workspace_bytes
 from minimax_nb.prefill import prefill
 
 RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
@@ -69,7 +67,7 @@ def test_experts_by_our_kernels_take_what_was_measured():
     for row in rows:
         tokens = row["tokens"]
         if tokens >= 1024:
-            said = stages(REAL, 1, tokens, tokens, 2, "sdpa_by_length", "fused", True, False)["experts"]
+            said = experts_bytes(Sizes(REAL), tokens, 2, kernels=True)
             routing_and_attended = tokens * (32 * 2 + 2 * 12 + 6144 * 2)
             assert said - routing_and_attended == pytest.approx(row["minimax_nb"]["temporary_gb"] * GB, rel=0.01)
 
@@ -231,3 +229,246 @@ def test_what_is_wrong_is_said(hybrid):
         prefill(model, rows()[:, :0])
     with pytest.raises(ValueError, match="2x50.*90 new tokens"):
         prefill(model, rows(), attention_mask=mask_of("none")[:, :50])
+
+
+# Memory
+
+
+def bytes_of_keys(cache) -> int:
+    return sum(2 * layer.keys.untyped_storage().nbytes() for layer in cache.layers if layer.get_seq_length())
+
+
+def workspace(model, length: int, piece: int, mask=None) -> int:
+    """Bytes beside weights and keys at the busiest moment of a prefill of one row, or two under a mask."""
+    ids = rows(2, length)[: 1 if mask is None else 2]
+    with LiveBytes() as seen:
+        cache = prefill(model, ids, piece=piece, attention_mask=mask).cache
+    return seen.peak - bytes_of_keys(cache)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_longer_prompt_takes_no_more_memory(hybrid, monkeypatch, padded):
+    """Eight times the tokens in pieces of 64: nothing grows but the keys, the mask, and with pads a row's keys once."""
+    monkeypatch.setattr(attention, "PAIRS", 64)
+    found = {}
+    for length in (128, 1024):
+        mask = torch.ones(2, length, dtype=torch.long).tril(length - 5) if padded else None  # 4 pads on the right
+        found[length] = workspace(hybrid[0], length, 64, mask)
+    of_mask = (1024 - 128) * 2 * 8 * 6 if padded else 0  # int64, its cumulative sums and what Transformers makes of it
+    assert found[1024] - found[128] <= of_mask
+    assert workspace(hybrid[0], 1024, 1024) > 4 * found[128]
+
+
+@pytest.mark.parametrize("name", ["sdpa_by_length", "sdpa", "eager"])
+@pytest.mark.parametrize("length, piece", [(1024, 1024), (1024, 256)])
+def test_workspace_is_what_tensors_hold(hybrid, name, length, piece):
+    """The arithmetic against torch's operators, on a CPU: at most a fifth too much and 5 % too little."""
+    model = hybrid[0]
+    model.set_attn_implementation(name)
+    try:
+        held = workspace(model, length, piece)
+    finally:
+        model.set_attn_implementation(attention.NAME)
+    how = {"attention": name, "lightning": "torch", "expert_kernels": False, "segment": 512}
+    said = workspace_bytes(model.config, 1, piece, length, 4, **how) - CUBLAS
+    assert 0.95 < said / held < 1.2
+
+
+# Room for keys
+
+
+def update(layer, new: torch.Tensor) -> torch.Tensor:
+    keys, values = layer.update(new, -new)
+    assert values.equal(-keys) and layer.keys is keys
+    return keys
+
+
+def test_keys_are_written_once(hybrid):
+    layer, parts = RoomyLayer(90), rows()[:, None, :, None].float().split([32, 32, 26], 2)
+    found = [update(layer, part) for part in parts]
+    assert len({keys.data_ptr() for keys in found}) == 1 and found[0].untyped_storage().nbytes() == 2 * 90 * 4
+    assert found[-1].equal(torch.cat(parts, 2)) and found[0].equal(parts[0])
+    beyond = update(layer, parts[0])
+    assert beyond.shape[2] == 122 and beyond.data_ptr() != found[0].data_ptr()
+
+
+@pytest.mark.parametrize("change", ["beams", "deepcopy", "restored", "in another layer"])
+def test_what_others_put_in_place_of_keys_is_not_written_over(change):
+    """Two layers with one room would spoil each other's keys."""
+    first, other = torch.ones(2, 1, 3, 4), 5 * torch.ones(2, 1, 2, 4)
+    cache = MiniMaxCache()
+    reserve(cache, 8)
+    cache.update(first, -first, 0)
+    kept, layer = cache.layers[0].keys, cache.layers[0]
+    if change == "beams":
+        layer.reorder_cache(torch.tensor([1, 0]))
+    elif change == "deepcopy":
+        layer = copy.deepcopy(cache).layers[0]
+    elif change == "restored":
+        snap = snapshot(cache)
+        update(layer, 7 * other)
+        restore(cache, snap)
+    else:
+        layer = RoomyLayer(8)
+        update(layer, first)
+        layer.keys = kept
+        layer.values = -kept
+    assert update(layer, other).equal(torch.cat([first, other], 2))
+    assert update(cache.layers[0], other).shape[2] >= 5 and kept.equal(first)
+    assert update(layer, other)[:, :, -2:].equal(other) and layer.keys[:, :, :5].equal(torch.cat([first, other], 2))
+
+
+def test_decoding_takes_over_and_gives_back(loaded):
+    """The step's buffers hold the keys after a prefill; a second prefill and another cache leave all as they were."""
+    model, ids = loaded[0], rows()[:1] % 100
+    first, second = (prefill(model, ids, piece=32) for _ in range(2))
+    for got in (first, second):
+        got_by_step = one_shot(model, ids[:, :1], got.cache)[0]  # of 1024 places
+        assert got.cache.layers[3].keys.stride(1) > 90 * 16
+    more = [prefill(model, ids[:, :40], cache=got.cache, piece=16).logits for got in (second, first)]
+    want = one_shot(model, torch.cat([ids, ids[:, :1], ids[:, :40]], 1))[0]
+    assert_same(more, [want, want], 1e-5)
+    assert got_by_step.shape == want.shape
+
+
+# generate, Chat, progress
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """As if no more memory were free than for 32 tokens; returns the sizes asked for."""
+    asked = []
+
+    def piece_for(model, batch, context, new):
+        asked.append((batch, context, new))
+        return min(new, 32)
+
+    monkeypatch.setattr(prefill_module, "piece_for", piece_for)
+    monkeypatch.setattr(generation, "piece_for", piece_for)
+    return asked
+
+
+def widths_of(model, call) -> list[int]:
+    found = []
+    hook = model.model.embed_tokens.register_forward_hook(lambda _, ids, __: found.append(ids[0].shape[1]))
+    try:
+        call()
+    finally:
+        hook.remove()
+    return found
+
+
+GREEDY = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize("pads", PADS)
+@pytest.mark.parametrize("more", [{}, {"num_beams": 3}, {"num_return_sequences": 2, "num_beams": 2}])
+def test_generate_feeds_a_long_prompt_in_pieces(hybrid, small_pieces, pads, more):
+    model, mask = hybrid[0], mask_of(pads)
+    found = []
+    given = {"attention_mask": mask} | GREEDY | more
+    widths = widths_of(model, lambda: found.append(model.generate(rows(), **given)))
+    assert widths[:3] == [32, 32, 26] and small_pieces[0] == (2 * more.get("num_beams", 1), LENGTH, LENGTH)
+    small_pieces.clear()
+    generation.piece_for = lambda *_: 10**6  # the fixture puts it back
+    widths = widths_of(model, lambda: found.append(model.generate(rows(), **given)))
+    assert widths[0] == LENGTH and found[0].equal(found[1])
+
+
+def test_generate_on_a_cache_of_its_own(hybrid, small_pieces):
+    """All ids again, of which the cache has some; and only the new ones."""
+    model, ids = hybrid[0], torch.cat([rows(), rows(1)], 1)
+    want = model.generate(ids, use_cache=False, **GREEDY)
+    cache = prefill(model, rows()).cache
+    small_pieces.clear()
+    got = []
+    widths = widths_of(model, lambda: got.append(model.generate(ids, **{CACHE_ARGUMENT: cache}, **GREEDY)))
+    assert got[0].equal(want) and widths[:4] == [32, 32, 26, 1] and small_pieces == [(2, 180, 90)]
+
+
+def test_the_caller_decides_and_one_shot_stays(hybrid, small_pieces):
+    model = hybrid[0]
+    widths = widths_of(model, lambda: model.generate(rows(), prefill_chunk_size=50, **GREEDY))
+    assert widths[:2] == [50, 40] and small_pieces == []
+    widths = widths_of(model, lambda: model.generate(rows()[:, :30], **GREEDY))
+    assert widths[0] == 30
+    model.generate(rows(), use_cache=False, **GREEDY | {"max_new_tokens": 1})
+
+
+def test_a_piece_fits_what_is_free(hybrid, monkeypatch):
+    """On a CPU 4,096 tokens over all rows at most; a multiple of 256, and less where less is free."""
+    model = hybrid[0]
+    assert prefill_module.piece_for(model, 1, 10**5, 10**5) == 4096
+    assert prefill_module.piece_for(model, 3, 10**5, 10**5) == 1280
+    assert prefill_module.piece_for(model, 1, 3000, 3000) == 3000
+    monkeypatch.setattr(prefill_module, "available_memory", lambda: 46e6)
+    few = prefill_module.piece_for(model, 1, 10**5, 1000)
+    assert 256 <= few < 1000 and few % 256 == 0
+
+
+def interrupt_at_piece(model, number: int):
+    """A hook that is Ctrl-C in the layers of this piece."""
+    left = [number]
+
+    def hook(*_):
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+
+    return model.model.layers[5 if len(model.model.layers) > 5 else 4].register_forward_hook(hook)
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+@pytest.mark.parametrize("piece", [1, 2, 3])
+def test_ctrl_c_in_a_prefill_leaves_the_chat_as_it_was(loaded, small_pieces, turn, piece):
+    long, settings = "one two three and the sauce " * 8, {"max_new_tokens": 4}
+    chat, never = Chat(*loaded), Chat(*loaded)
+    for each in (chat, never):
+        for _ in range(turn):
+            each.send("a recipe", **settings)
+    before = list(chat.ids), chat.messages
+    hook = interrupt_at_piece(loaded[0], piece)
+    with pytest.raises(KeyboardInterrupt):
+        chat.send(long, **settings)
+    hook.remove()
+    assert (list(chat.ids), chat.messages) == before
+    for each in (chat, never):
+        each.send(long, **settings)
+    assert chat.ids == never.ids
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def shown(monkeypatch, stream, seconds: float, call) -> str:
+    """What `call` writes to stderr where each look at the clock finds it `seconds` later."""
+    clock = iter(range(10**6))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: seconds * next(clock))
+    monkeypatch.setattr(terminal.sys, "stderr", stream)
+    with suppress(KeyboardInterrupt):
+        call()
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("how", ["prefill", "generate", "interrupted"])
+def test_progress_from_the_third_second_and_gone_at_the_end(hybrid, small_pieces, monkeypatch, how):
+    model = hybrid[0]
+    hook = interrupt_at_piece(model, 3 if how == "interrupted" else 10**6)
+    call = {"generate": lambda: model.generate(rows(), **GREEDY)}.get(how, lambda: prefill(model, rows()))
+    text = shown(monkeypatch, Terminal(), 1.1, call)
+    hook.remove()
+    lines = text.split("\r")
+    assert not any("32 of 90" in line for line in lines) and sum("64 of 90" in line for line in lines) == 1
+    assert lines[-1] == "" and lines[-2].isspace() and len(lines[-2]) == max(map(len, lines[:-2]))
+    assert not model.model._forward_hooks
+
+
+def test_progress_is_silent_elsewhere(hybrid, small_pieces, monkeypatch):
+    model = hybrid[0]
+    assert shown(monkeypatch, io.StringIO(), 1.1, lambda: prefill(model, rows())) == ""  # a pipe
+    assert shown(monkeypatch, Terminal(), 0.1, lambda: prefill(model, rows())) == ""  # soon done
+    assert shown(monkeypatch, Terminal(), 1.1, lambda: prefill(model, rows(), progress=False)) == ""
+    monkeypatch.setattr(terminal.sys, "stderr", None)  # as under pythonw
+    prefill(model, rows())
