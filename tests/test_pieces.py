@@ -29,7 +29,8 @@ from minimax_nb.original import original_config
 from minimax_nb.pieces import CUBLAS, LIMIT, STEP, Sizes, experts_bytes, piece_tokens, workspace_bytes
 from minimax_nb.prefill import prefill
 
-RESULTS = Path(__file__).resolve().parents[1] / "notebooks" / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "notebooks" / "results"
 REAL = original_config()
 OF_LAYERS = 8  # measured: one hybrid period, seven states and one layer of keys
 GB = 10**9
@@ -472,3 +473,22 @@ def test_progress_is_silent_elsewhere(hybrid, small_pieces, monkeypatch):
     assert shown(monkeypatch, Terminal(), 1.1, lambda: prefill(model, rows(), progress=False)) == ""
     monkeypatch.setattr(terminal.sys, "stderr", None)  # as under pythonw
     prefill(model, rows())
+
+
+# What a GPU must show
+
+
+def test_the_script_for_a_gpu_runs_small(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import long_prompts
+
+    small = {"piece": 16, "past": 40, "against": [300], "pieces": [256], "million": [64]}
+    monkeypatch.setattr(long_prompts, "TOY", small)
+    monkeypatch.setattr(long_prompts, "REPEATS", 1)
+    monkeypatch.setattr(long_prompts, "DECODED", 3)
+    long_prompts.main(["--toy", "--json", str(tmp_path / "long.json")])
+    found = json.loads((tmp_path / "long.json").read_text())
+    assert found["complete"] and len(found["exact"]) == 9 and all(row["ok"] for row in found["exact"])
+    assert [row["piece"] for row in found["against"]] == [300, 256, 300]
+    assert all(row["error_against_one_shot"] < 1e-5 for row in found["against"])
+    assert found["million"][0]["decoding"]["tokens"] == 3 and len(found["kernels"]) == 2
