@@ -55,7 +55,7 @@ def _in_pieces(model, inputs, asked: dict, kwargs: dict) -> Iterator[dict]:
     cache = next((kwargs[name] for name in CACHES if kwargs.get(name) is not None), None)
     ids, size = kwargs.get("input_ids") if inputs is None else inputs, asked["prefill_chunk_size"]
     new = context = 0
-    if isinstance(ids, Tensor) and ids.ndim == 2:
+    if isinstance(ids, Tensor) and ids.ndim == 2 and isinstance(cache, MiniMaxCache | None):
         rows = len(ids) * max(asked["num_beams"] or 1, asked["num_return_sequences"] or 1)
         new, context = _lengths(ids, kwargs.get("attention_mask"), cache)
         size = size or piece_for(model, rows, context, new)

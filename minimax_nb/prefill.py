@@ -11,7 +11,7 @@ own, by the name of `prefill_chunk_size`; generation.py asks `piece_for` for the
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxLightningAttention
 
 from . import experts
@@ -86,21 +86,22 @@ def piece_for(model: nn.Module, batch: int, context: int, new: int) -> int:
     context: the tokens of a row at the end. All of them where the lightning layers are Transformers' own: those take a
     piece that follows another one token at a time.
     """
+    if new <= STEP:
+        return new
     lightning = next((m for m in model.modules() if isinstance(m, MiniMaxLightningAttention)), None)
     backend = getattr(lightning, "lightning_backend", "stock")
-    if new <= STEP or backend == "stock":
+    if backend == "stock":
         return new
     config, devices = model.config, {p.device for p in model.parameters()}
     on_gpu = [device for device in devices if device.type == "cuda"]
     keys = 2 * config.layer_types.count("full_attention") * config.num_key_value_heads * config.head_dim
     keys *= batch * new * model.dtype.itemsize
-    free = min([_free_on_gpu(device) for device in on_gpu] or [available_memory()])
     tokens = piece_tokens(
         config,
         batch,
         context,
         model.dtype.itemsize,
-        SPARE * (free - keys / len(devices)),
+        SPARE * (_free(on_gpu) - keys / len(devices)),
         attention=config._attn_implementation,
         lightning=backend,
         expert_kernels=bool(on_gpu) and getattr(config, "_experts_implementation", "") == experts.NAME,
@@ -112,7 +113,17 @@ def piece_for(model: nn.Module, batch: int, context: int, new: int) -> int:
     return min(tokens, new)
 
 
+def _free(gpus: list[torch.device]) -> float:
+    """Bytes that can still be had on the fullest of these GPUs, or of memory if there are none.
+
+    Without end where processes work together: each must cut the prompt alike, and they may have more or less free.
+    """
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        return float("inf")
+    return min([_free_on_gpu(device) for device in gpus] or [available_memory()])
+
+
 def _free_on_gpu(device: torch.device) -> int:
-    """Bytes that PyTorch can still give: those nobody has, and those it keeps unused."""
+    """Those that nobody has, and those that PyTorch keeps unused."""
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + kept

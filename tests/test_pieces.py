@@ -15,6 +15,7 @@ import torch
 from live_bytes import LiveBytes
 from originals import original_config as small_config
 from originals import original_weights, relative_error, write_original, yardstick
+from torch import distributed
 from transformers import MiniMaxForCausalLM
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
@@ -23,6 +24,7 @@ from minimax_nb import prefill as prefill_module
 from minimax_nb.cache import CACHE_ARGUMENT, RoomyLayer, repair_cache, reserve, restore, snapshot
 from minimax_nb.chat import Chat
 from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.decode import use_decoding
 from minimax_nb.generation import explain_generate
 from minimax_nb.lightning.layer import use_lightning
 from minimax_nb.original import original_config
@@ -405,6 +407,10 @@ def test_a_piece_fits_what_is_free(hybrid, monkeypatch):
     monkeypatch.setattr(prefill_module, "available_memory", lambda: 46e6)
     few = prefill_module.piece_for(model, 1, 10**5, 1000)
     assert 256 <= few < 1000 and few % 256 == 0
+    assert prefill_module.piece_for(model, 1, 10**5, 256) == 256  # which nothing smaller would help
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    assert prefill_module.piece_for(model, 1, 10**5, 1000) == 1000  # for each process finds something else free
 
 
 def interrupt_at_piece(model, number: int):
@@ -492,3 +498,16 @@ def test_the_script_for_a_gpu_runs_small(monkeypatch, tmp_path):
     assert [row["piece"] for row in found["against"]] == [300, 256, 300]
     assert all(row["error_against_one_shot"] < 1e-5 for row in found["against"])
     assert found["million"][0]["decoding"]["tokens"] == 3 and len(found["kernels"]) == 2
+
+
+def test_decoding_takes_the_keys_a_layer_at_a_time(hybrid):
+    """Of two softmax layers one has its keys twice for a while, the prompt's and the step's buffers of 1,024 places."""
+    model = copy.deepcopy(hybrid[0])
+    use_decoding(model, "static")
+    with torch.no_grad(), LiveBytes() as seen:
+        cache = prefill(model, rows(2, 1000), piece=250).cache
+        seen.peak = seen.live
+        model(rows(3, 1), **{CACHE_ARGUMENT: cache}, use_cache=True)
+    a_place = 2 * 2 * 2 * 16 * 4  # bytes in a layer: rows, KV heads, keys and values, 16 of fp32
+    states, others = 2 * 6 * 2 * 4 * 16 * 16 * 4, 100_000
+    assert seen.peak < (1000 + 2 * 1024) * a_place + states + others
