@@ -9,19 +9,22 @@ to the states. `repair_cache` tests the installed version for each of these and 
     repair_cache()                  # ["length", "mask sizes", "beams", "repeat", "select", "reset"]
 
 `snapshot` and `restore` undo a turn, which `crop` cannot: a state cannot be un-decayed, so it is copied beforehand.
+`reserve` makes room for the keys of a long prompt, which then are written once instead of copied with every piece.
 
 A model without any softmax layer has nowhere to read a length from: its cache goes on saying 0. This file knows nothing
 of precision: states stay in the dtype that the model computes in.
 """
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxForCausalLM
 
 # What forward, generate and their outputs call the cache: renamed in Transformers 5.24.
@@ -83,6 +86,58 @@ def restore(cache: MiniMaxCache, snap: Snapshot) -> None:
             layer.reset()
         else:
             layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+
+
+def reserve(cache: MiniMaxCache, tokens: int) -> None:
+    """Let the keys of each softmax layer have room for `tokens` a row. Beyond it they grow by copying, as elsewhere."""
+    cache.layer_class_to_replicate = partial(RoomyLayer, tokens)
+    for layer in cache.layers:
+        if type(layer) in (DynamicLayer, RoomyLayer):
+            layer.__class__, layer.room = RoomyLayer, tokens
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values (batch, KV heads, length, head_dim) as views of larger tensors, which new ones are written to.
+
+    What others put in their place, such as the rows of beams, is copied to new room at the next update.
+    """
+
+    room = 0  # tokens
+    _shown = (lambda: None, lambda: None)  # the views that were made here
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room = room
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """The new keys and values, (batch, KV heads, new, head_dim), behind the others; returns all."""
+        length = self.get_seq_length()
+        end = length + key_states.shape[2]
+        if end > self.room or (torch.is_grad_enabled() and key_states.requires_grad):
+            return super().update(key_states, value_states, *args, **kwargs)
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.keys = self._extended(self.keys, self._shown[0], key_states, length)
+        self.values = self._extended(self.values, self._shown[1], value_states, length)
+        self._shown = weakref.ref(self.keys), weakref.ref(self.values)
+        return self.keys, self.values
+
+    def _extended(self, held: Tensor, shown: Callable, new: Tensor, length: int) -> Tensor:
+        batch, heads, tokens, width = new.shape
+        shape = batch, heads, self.room, width
+        if held is shown() and held.stride(1) == self.room * width:
+            whole = held.as_strided(shape, held.stride())
+        else:
+            with torch.inference_mode(False):  # a tensor made in inference mode could not be written to outside it
+                whole = torch.empty(shape, dtype=new.dtype, device=new.device)
+            if length:
+                whole[:, :, :length].copy_(held)
+        whole[:, :, length : length + tokens].copy_(new)
+        return whole[:, :, : length + tokens]
+
+    def __getstate__(self) -> dict:
+        """Without the views: in a copy others hold the keys."""
+        return {name: value for name, value in vars(self).items() if name != "_shown"}
 
 
 # The replacements. They become methods of MiniMaxCache, so `self` is the cache.

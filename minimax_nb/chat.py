@@ -35,12 +35,10 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache
 from .cache import CACHE_ARGUMENT, Snapshot, get_mask_sizes, get_seq_length, repair_cache, restore, snapshot
 from .errors import UsageMistake
 from .generation import explain_generate
+from .prefill import prefill
 from .prompts import Prompts, require_text
 
 LIMITS = (MaxLengthCriteria, MaxTimeCriteria)  # of these two, Transformers' names
-# Tokens that are fed at once after the first turn. There the softmax layers need a mask, (new, all) numbers of 4 bytes,
-# which for 100,000 new tokens would be 40 GB.
-PIECE = 2048
 LOWEST_TEMPERATURE = 1e-6  # below it, logits divided by the temperature no longer fit into fp32
 
 
@@ -261,10 +259,10 @@ def _decode(
     """The loop that `generate` runs on what it has prepared: one row, ids from `fed` on are new to the cache."""
     if len(input_ids) > 1:
         raise UsageMistake("Chat decodes one sequence: leave num_beams and num_return_sequences at 1")
-    piece = generation_config.prefill_chunk_size or (PIECE if fed else input_ids.shape[1])
+    cache, piece = given[CACHE_ARGUMENT], generation_config.prefill_chunk_size
     while drawn.finish_reason is None:
         with torch.no_grad():  # each step by itself: whoever reads the stream keeps their own setting
-            logits = _next_logits(model, input_ids[:, fed:].split(piece, dim=1), given[CACHE_ARGUMENT])
+            logits = prefill(model, input_ids[:, fed:], cache=cache, piece=piece).logits
             fed, logits = input_ids.shape[1], logits.to(input_ids.device, torch.float32)
             scores = logits_processor(input_ids, logits)
             if generation_config.do_sample:
@@ -280,13 +278,6 @@ def _decode(
             cut = all(isinstance(each, LIMITS) for each in reached)
             drawn.finish_reason = "length" if cut else "stop"
         yield drawn.ids[-1]
-
-
-def _next_logits(model, pieces: Iterable[torch.Tensor], cache: MiniMaxCache) -> torch.Tensor:
-    """Logits after the last of the pieces, (1, vocabulary); the cache sees all of them."""
-    for ids in pieces:
-        logits = model(ids, **{CACHE_ARGUMENT: cache}, use_cache=True, logits_to_keep=1).logits
-    return logits[:, -1]
 
 
 def require_temperature(value: float | None) -> None:

@@ -33,7 +33,7 @@ class Report(NamedTuple):
     """What `load` chose for a model, what it repaired and what it tested in this process."""
 
     dtype: str  # "bfloat16"
-    attention: str  # "sdpa"
+    attention: str  # "sdpa_by_length"
     lightning: str  # "torch"
     decoding: str  # "static"
     repaired: tuple[str, ...]  # of the cache
@@ -201,7 +201,7 @@ def _attention(asked: str | None, on_gpu: bool, dtype) -> tuple[str, str]:
         if not (status := flash_attention_status(dtype)).runs:
             raise RuntimeError(status.advice)
     if asked or not on_gpu:
-        return asked or "sdpa", asked or "sdpa"
+        return asked or register(), asked or "sdpa"
     return register(), "sdpa by length (PyTorch's fused kernels; FlashAttention-2 was no faster on an H200)"
 
 

@@ -1,15 +1,17 @@
 """What appears on a terminal: progress of work that takes long enough to wonder, quiet, and a conversation.
 
-Progress is drawn on terminals only: notebooks, pipes and tests stay silent.
+Progress is drawn on terminals only, and pipes and tests stay silent. A notebook sees the progress of a long prompt too.
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .errors import UsageMistake
 
 SHOWN_FROM = 256 << 20  # bytes: about a second of writing
+PATIENCE = 2.0  # seconds in which nobody wonders
 
 
 @contextmanager
@@ -40,6 +42,31 @@ def row_progress(total: int) -> Iterator[Callable[[int, str], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda done, now: progress.update(task, completed=done, description=now)
+
+
+@contextmanager
+def token_progress(total: int) -> Iterator[Callable[[int], None]]:
+    """Yields show(tokens done), which writes a line to stderr after PATIENCE; it is gone at the end.
+
+    One line that is written over, for terminals and notebooks alike.
+    """
+    stream, began, written = sys.stderr, time.monotonic(), 0
+
+    def show(done: int) -> None:
+        nonlocal written
+        spent = time.monotonic() - began
+        if spent > PATIENCE and done < total:
+            left = spent * (total - done) / done
+            line = f"reading the prompt: {done:,} of {total:,} tokens, about {left:.0f} s left"
+            print("\r" + line.ljust(written), end="", file=stream, flush=True)
+            written = len(line)
+
+    watched = stream is not None and (stream.isatty() or type(stream).__module__.startswith("ipykernel"))
+    try:
+        yield show if total and watched else lambda done: None
+    finally:
+        if written:
+            print("\r" + " " * written + "\r", end="", file=stream, flush=True)
 
 
 @contextmanager

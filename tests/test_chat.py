@@ -11,6 +11,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, StoppingCriteriaList
 
 from minimax_nb import chat as chat_module
+from minimax_nb import prefill as prefill_module
 from minimax_nb.cache import stock_cache
 from minimax_nb.chat import Chat
 from minimax_nb.errors import CheckpointError, UsageMistake
@@ -390,13 +391,12 @@ def test_a_temperature_that_nothing_can_be_divided_by(chat, temperature):
 
 
 def test_a_long_message_is_fed_in_pieces(loaded, chat, monkeypatch):
-    """After the first turn a mask of (new, all) numbers is made: 100,000 tokens at once would ask for 40 GB."""
     model, _ = loaded
     long = "one two three and the sauce " * 20
     never = Chat(*loaded, system=SYSTEM)
     widths = []
     for each, piece in ((never, 10**6), (chat, 50)):
-        monkeypatch.setattr(chat_module, "PIECE", piece)
+        monkeypatch.setattr(prefill_module, "piece_for", lambda *_, piece=piece: piece)
         each.send("one", max_new_tokens=3)
         hook = model.model.embed_tokens.register_forward_hook(lambda _, ids, __: widths.append(ids[0].shape[1]))
         each.send(long, max_new_tokens=4)

@@ -267,7 +267,7 @@ def test_a_version_whose_cache_does_not_know_its_length_is_refused(converted, an
 def test_what_was_chosen_is_data(converted, capsys):
     model, _ = load(converted, dtype="bfloat16", device_map="cpu")
     found = report(model)
-    assert (found.dtype, found.attention, found.lightning) == ("bfloat16", "sdpa", "torch")
+    assert (found.dtype, found.attention, found.lightning) == ("bfloat16", NAME, "torch")
     assert found.repaired == ("length", "mask sizes", "beams", "repeat", "select", "reset")
     assert bool(found.tested) == (transformers.__version__ != TESTED)
     assert capsys.readouterr().out == found.line + "\n"
@@ -287,7 +287,7 @@ def test_parts_of_a_model_on_a_gpu(monkeypatch):
 def test_a_cpu_asked_for_by_a_map_beside_a_gpu(converted, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     found = report(load(converted, device_map={"": "cpu"})[0])
-    assert found.dtype == "float32" and found.line.startswith("fp32 on CPU") and found.attention == "sdpa"
+    assert found.dtype == "float32" and found.line.startswith("fp32 on CPU") and found.attention == NAME
 
 
 IN_ANOTHER_PROCESS = """
@@ -371,7 +371,7 @@ def test_flash_attention_on_a_gpu_is_looked_at_first(monkeypatch):
 def test_the_attention_chosen_comes_with_its_reason():
     name, words = _attention(None, True, "bfloat16")
     assert name == "sdpa_by_length" and words.startswith("sdpa by length (") and "FlashAttention-2" in words
-    assert _attention(None, False, "float32") == ("sdpa", "sdpa")
+    assert _attention(None, False, "float32") == (NAME, "sdpa")
     assert _attention("eager", True, "bfloat16") == ("eager", "eager")
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend
+from torch.nn.attention.bias import CausalBias
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers.models.minimax.modeling_minimax import (
     MiniMaxAttention,
@@ -24,6 +25,8 @@ from transformers.models.minimax.modeling_minimax import (
     MiniMaxSparseMoeBlock,
     MiniMaxTopKRouter,
 )
+
+from .. import attention
 
 KINDS = ("lightning", "softmax", "experts", "rest")  # rest: norms, residuals, embedding, head, and Python
 CLASSES = dict(zip(KINDS, (MiniMaxLightningAttention, MiniMaxAttention, MiniMaxSparseMoeBlock), strict=False))
@@ -128,11 +131,11 @@ def _without_stderr() -> Iterator[None]:
 
 @contextmanager
 def experts_used(model: nn.Module) -> Iterator[dict[nn.Module, int]]:
-    """Within it, how many different experts each layer's router chose in its latest call, router -> count."""
+    """Within it, the most different experts that each layer's router chose in a call, router -> count."""
     counts = {}
 
     def count(router, _, output):
-        counts[router] = output[2].unique().numel()
+        counts[router] = max(counts.get(router, 0), output[2].unique().numel())
 
     with ExitStack() as hooks:
         for module in model.modules():
@@ -144,14 +147,21 @@ def experts_used(model: nn.Module) -> Iterator[dict[nn.Module, int]]:
 @contextmanager
 def sdpa_kernels() -> Iterator[set[str]]:
     """Within it, the names of the kernels that PyTorch's attention picks: "flash_attention", "cudnn_attention", ..."""
-    real, names = F.scaled_dot_product_attention, set()
+    real, by_cudnn, names = F.scaled_dot_product_attention, attention.by_cudnn, set()
 
-    def watched(*args, **kwargs):
+    def watched(query, key, value, *args, **kwargs):
         try:  # the choice that PyTorch makes itself; a private name, so it may be gone one day
-            names.add(SDPBackend(torch._fused_sdp_choice(*args, **kwargs)).name.lower())
+            if args and isinstance(args[0], CausalBias):
+                names.add("flash_attention" if attention.knows_corners(query, key, value) else "another")
+            else:
+                names.add(SDPBackend(torch._fused_sdp_choice(query, key, value, *args, **kwargs)).name.lower())
         except (AttributeError, RuntimeError, TypeError, ValueError):
             names.add("unknown")
-        return real(*args, **kwargs)
+        return real(query, key, value, *args, **kwargs)
 
-    with patch.object(F, "scaled_dot_product_attention", watched):
+    def noted(*args):
+        names.add("cudnn_attention")
+        return by_cudnn(*args)
+
+    with patch.object(F, "scaled_dot_product_attention", watched), patch.object(attention, "by_cudnn", noted):
         yield names

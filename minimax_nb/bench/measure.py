@@ -34,6 +34,7 @@ from ..hardware import flash_attention_status
 from ..lightning.layer import use_lightning
 from ..memory import NOT_ENOUGH
 from ..original import original_config
+from ..prefill import prefill
 from .clock import Clock, experts_used, sdpa_kernels
 from .floor import floor, rates
 from .plan import Case, Plan, cases
@@ -205,7 +206,7 @@ def prepared(model: nn.Module, case: Case) -> Callable:
     size = (case.batch, case.length if case.what == "prefill" else 1)
     ids = torch.randint(model.config.vocab_size, size, device=model.device)
     if case.what == "prefill":
-        return lambda: model(ids, use_cache=True, logits_to_keep=1)
+        return lambda: prefill(model, ids, progress=False)
     cache = filled_cache(model, case)
     return lambda: model(ids, **{CACHE_ARGUMENT: cache}, use_cache=True)
 

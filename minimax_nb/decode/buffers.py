@@ -64,7 +64,7 @@ class Buffers:
     batch: int
     room: int
     states: dict[int, Tensor] = field(default_factory=dict)  # (b, h, n, n) in fp32
-    keys: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)  # keys and values, (b, g, room, n)
+    keys: dict[int, tuple[Tensor, Tensor] | None] = field(default_factory=dict)  # keys and values, (b, g, room, n)
     places: dict[torch.device, Place] = field(default_factory=dict)
 
 
@@ -75,7 +75,7 @@ def room_for(length: int) -> int:
 
 @torch.inference_mode(False)  # a tensor made in inference mode could not be written to outside it
 def made(layers: list, batch: int, room: int, dtype: torch.dtype) -> Buffers:
-    """Buffers for these decoder layers, each on its layer's device."""
+    """Buffers for these decoder layers, each on its layer's device; those for keys are made later, by `keys_for`."""
     buffers = Buffers(batch, room)
     for index, layer in enumerate(layers):
         attention = layer.self_attn
@@ -85,16 +85,29 @@ def made(layers: list, batch: int, room: int, dtype: torch.dtype) -> Buffers:
             shape = (batch, attention.num_attention_heads, attention.head_dim, attention.head_dim)
             buffers.states[index] = torch.zeros(shape, device=device)
         else:
-            buffers.keys[index] = _pair(batch, attention, room, dtype, device)
+            buffers.keys[index] = None
     for device in buffers.places:
         buffers.places[device] = Place.on(device, batch, room)
     return buffers
 
 
 @torch.inference_mode(False)
+def keys_for(buffers: Buffers, layers: list, index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Those of one softmax layer, made if they are not there yet."""
+    if buffers.keys[index] is None:
+        layer = layers[index]
+        device = layer.input_layernorm.weight.device
+        buffers.keys[index] = _pair(buffers.batch, layer.self_attn, buffers.room, dtype, device)
+    return buffers.keys[index]
+
+
+@torch.inference_mode(False)
 def grow(buffers: Buffers, layers: list, room: int) -> None:
     """More room for keys, one layer after the other, with what they hold. States stay where they are."""
-    for index, (keys, values) in buffers.keys.items():
+    for index, pair in buffers.keys.items():
+        if pair is None:
+            continue
+        keys, values = pair
         device = keys.device
         larger = _pair(buffers.batch, layers[index].self_attn, room, keys.dtype, device)
         for new, old in zip(larger, (keys, values), strict=True):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
-from .buffers import Buffers, grow, made, room_for
+from .buffers import Buffers, grow, keys_for, made, room_for
 from .graph import Eager, Graphs
 from .step import parts_of
 
@@ -101,11 +101,14 @@ class Decoder:
         for index, state in self.buffers.states.items():
             if cache.linear_cache[index] is not state:
                 state.copy_(cache.linear_cache[index])
-        for index, pair in self.buffers.keys.items():
-            layer = cache.layers[index]
-            for buffer, tensor in zip(pair, (layer.keys, layer.values), strict=True):
-                if tensor.data_ptr() != buffer.data_ptr():
+        for index in self.buffers.keys:
+            pair, layer = keys_for(self.buffers, self.layers, index, self.dtype), cache.layers[index]
+            for name, buffer in zip(("keys", "values"), pair, strict=True):
+                if (tensor := getattr(layer, name)).data_ptr() != buffer.data_ptr():
                     buffer[:, :, :length].copy_(tensor)
+                    setattr(
+                        layer, name, buffer[:, :, :length]
+                    )  # what it had is free before the next layer's is asked for
         self.fed = getattr(cache, "fed", None)
         for place in self.buffers.places.values():
             place.mark(self.fed)
@@ -129,7 +132,7 @@ class Decoder:
                     cache.linear_cache[index] = state.clone()
             for index, pair in self.buffers.keys.items():
                 layer = cache.layers[index] if index < len(cache.layers) else None
-                for name, buffer in zip(("keys", "values"), pair, strict=True):
+                for name, buffer in zip(("keys", "values"), pair or (), strict=False):
                     tensor = getattr(layer, name, None)
                     if tensor is not None and tensor.data_ptr() == buffer.data_ptr():
                         setattr(layer, name, tensor.clone())

@@ -100,9 +100,9 @@ class LightningAttention(MiniMaxLightningAttention):
         kept = past_key_values if cache is None else cache  # the argument's name before Transformers 5.24
         state = None if kept is None else _state_in(kept, self.layer_idx)
 
-        qkv, gate = self.qkv_proj(hidden_states), self.output_gate(hidden_states)
-        fast = self.lightning_backend == "fused" and not (torch.is_grad_enabled() and qkv.requires_grad)
-        out, state = (_attend_fast if fast else _attend)(self, qkv, boundaries, state)
+        fast = self.lightning_backend == "fused" and not _needs_gradient(self, hidden_states)
+        out, state = (_attend_fast if fast else _attend)(self, hidden_states, boundaries, state)
+        gate = self.output_gate(hidden_states)  # now, when q, k and v are gone: a long prompt needs the memory
         out = (_norm_and_gate_fast if fast else _norm_and_gate)(self.norm, out, gate)
         if kept is not None:
             kept.set_linear_cache(self.layer_idx, state)
@@ -187,8 +187,13 @@ def _rates(layer, device: torch.device) -> Tensor:
     return rates
 
 
-def _attend(layer, qkv: Tensor, boundaries: Boundaries, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """From qkv before the silu to (batch, length, heads * head_dim); fp32 where the model is fp16, for its range."""
+def _needs_gradient(layer, x: Tensor) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in layer.parameters()))
+
+
+def _attend(layer, x: Tensor, boundaries: Boundaries, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """(batch, length, hidden) to (batch, length, heads * head_dim); fp32 where the model is fp16, for its range."""
+    qkv = layer.qkv_proj(x)
     length, outs = qkv.shape[1], []
     in_pieces = layer.lightning_backend == "torch" and boundaries.cu_seqlens is None
     size = segment_length(qkv) if in_pieces else length
@@ -207,14 +212,16 @@ def _attend(layer, qkv: Tensor, boundaries: Boundaries, state: Tensor | None) ->
     return (outs[0] if len(outs) == 1 else torch.cat(outs, 1)).flatten(2), state
 
 
-def _attend_fast(layer, qkv: Tensor, boundaries: Boundaries, state: Tensor | None) -> tuple[Tensor, Tensor]:
+def _attend_fast(layer, x: Tensor, boundaries: Boundaries, state: Tensor | None) -> tuple[Tensor, Tensor]:
     """The same without gradients, and with fewer passes over the data."""
     from .kernels import decode_step, silu_split
 
+    qkv = layer.qkv_proj(x)
     rates, mask = _rates(layer, qkv.device), boundaries.mask
     if qkv.shape[1] == 1 and state is not None:
         return decode_step(qkv, rates, state.float(), layer.num_attention_heads, mask)
     q, k, v = silu_split(qkv, mask, layer.num_attention_heads)
+    del qkv  # as large as q, k and v together
     gates = mask if boundaries.gated else None
     out, state = attend(q, k, v, rates, state, gates, boundaries.cu_seqlens, "fused")
     return out.flatten(2), state
