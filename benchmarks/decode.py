@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 from minimax_nb.attention import register  # noqa: E402
 from minimax_nb.bench import Case, Clock, Results, building_in, experts_used, random_config  # noqa: E402
 from minimax_nb.bench.floor import floor, rates  # noqa: E402
-from minimax_nb.bench.measure import convert, filled_cache  # noqa: E402
+from minimax_nb.bench.measure import change_dtype, filled_cache  # noqa: E402
 from minimax_nb.cache import CACHE_ARGUMENT, repair_cache  # noqa: E402
 from minimax_nb.chat import Chat  # noqa: E402
 from minimax_nb.decode import use_decoding  # noqa: E402
@@ -104,7 +104,7 @@ def equal(toy: bool) -> list[dict]:
     for way in ("today", "static", "fp32"):
         if way == "fp32":
             go(model, "today")
-            convert(model, "float32")
+            change_dtype(model, "float32")
         else:
             go(model, way)
         found[way] = [one_step(model, way, token, before) for token, before in zip(fed, befores, strict=True)]
