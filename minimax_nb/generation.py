@@ -9,6 +9,7 @@ would help: rejected drafts have to be taken out again, and a lightning state ca
 
 Without a `prefill_chunk_size` Transformers feeds a prompt at once, which for 131,072 tokens takes 18 GB beside
 weights and cache. So it is set here where the prompt is longer than a piece (prefill.py), unless the caller set it.
+And the ranks of a split model must agree before they draw tokens.
 """
 
 import functools
@@ -21,6 +22,8 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxFo
 
 from .cache import CACHE_ARGUMENT, reserve
 from .errors import UsageMistake
+from .parallel.layers import is_split
+from .parallel.ranks import agree
 from .prefill import piece_for
 from .terminal import token_progress
 
@@ -43,6 +46,9 @@ def generate(self, inputs=None, generation_config=None, *others, **kwargs):
             f"{draft}: assisted decoding and prompt lookup are not possible with MiniMax, because its lightning "
             f"layers cannot take back a rejected draft: leave {draft} out"
         )
+    if is_split(self):
+        prompts = [inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+        agree(next((tensor for tensor in prompts if tensor is not None), None), self.device)
     if asked["use_cache"] is False or "custom_generate" in kwargs:  # the latter brings a loop of its own
         return GenerationMixin.generate(self, inputs, generation_config, *others, **kwargs)
     with _in_pieces(self, inputs, asked, kwargs) as more:

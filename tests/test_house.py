@@ -131,6 +131,18 @@ def test_the_readme_shows_every_room():
     assert [path.name for path in there if path not in shown and path.name != "__init__.py"] == []
 
 
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=relative)
+def test_benchmarks_ask_for_names_that_the_package_has(script):
+    """Nothing runs them from day to day, and a name that changed would show on the GPU machine first."""
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("minimax_nb"):
+            place = ROOT.joinpath(*node.module.split("."))
+            text = (place / "__init__.py" if place.is_dir() else place.with_suffix(".py")).read_text(encoding="utf-8")
+            for name in (alias.name for alias in node.names):
+                there = re.search(rf"\b{name}\b", text) or (place / f"{name}.py").exists() or (place / name).is_dir()
+                assert there, f"{node.module} has no {name}"
+
+
 # The notebooks
 
 
