@@ -125,11 +125,9 @@ class _Source(NamedTuple):
 
 def _check_marker(dst: Path, config: dict) -> str:
     marker = require_converted(dst, config)
-    whole = {
-        key: value for key, value in config.items() if key != "quantization_config" or not has_int8_experts(config)
-    }
+    unquantised = config | ({"quantization_config": None} if has_int8_experts(config) else {})
     try:
-        patch_config(restore_config(whole))
+        patch_config(restore_config(unquantised))
     except ConfigError as error:
         raise CheckpointError(f"config.json was changed after the conversion ({error}): convert again") from None
     return f"rows permuted, rotary_dim {marker['rotary_dim']} of head_dim {config['head_dim']}"

@@ -157,7 +157,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest reply.")] = 512,
     dtype: Annotated[str | None, typer.Option(help="bf16, fp16 or fp32; as the machine allows if not given.")] = None,
     experts: Annotated[
-        str | None, typer.Option(help="int8 halves their memory; as in the folder if not given.")
+        str | None, typer.Option(help="int8 halves their memory. As in the folder if not given.")
     ] = None,
 ) -> None:
     """Talk to a model: Ctrl-C stops a reply; Ctrl-D, exit or quit ends the conversation.

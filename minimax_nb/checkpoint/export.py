@@ -43,8 +43,8 @@ def original_weights(model, config: dict) -> dict[str, Tensor]:
     """
     if has_int8(model):
         raise UsageMistake(
-            "the experts of this model are int8, and MiniMax's format has no int8: load the unquantised folder, without "
-            'experts="int8", and export that'
+            "the experts of this model are int8, and MiniMax's format has no int8: "
+            'load the unquantised folder, without experts="int8", and export that'
         )
     found = {}
     for name, tensor in model.state_dict().items():

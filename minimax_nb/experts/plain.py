@@ -12,7 +12,7 @@ from .held import values_and_scales
 
 
 def by_expert(module: nn.Module, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-    """As the "eager" implementation of Transformers: x (tokens, hidden), chosen and weights (tokens, k) to x's shape."""
+    """As Transformers' "eager": x (tokens, hidden), chosen and weights (tokens, k) -> (tokens, hidden)."""
     gate_up, down = values_and_scales(module.gate_up_proj), values_and_scales(module.down_proj)
     out = torch.zeros_like(x)
     for expert in chosen.unique().tolist():
