@@ -30,12 +30,14 @@ from .checkpoint.folder import (
     require_converted,
     value_count,
 )
+from .checkpoint.int8 import TORCHAO, has_int8_experts
 from .checkpoint.shards import permute
 from .checkpoint.tokenizer_check import verify_tokenizer
 from .config import FACTORS, MARKER, SIZES, patch_config, restore_config, verify_frequencies
 from .errors import CheckpointError, ConfigError, UsageMistake
 from .first_layers import Weights, first_layers
 from .keys import refuse_code_keys
+from .lazy import installed
 from .memory import available_memory, enough_memory
 
 BOUND = 1e-5  # relative error of the logits; float32 alone gives about 1e-6, a wrong rotation above 1e-1
@@ -123,8 +125,9 @@ class _Source(NamedTuple):
 
 def _check_marker(dst: Path, config: dict) -> str:
     marker = require_converted(dst, config)
+    unquantised = config | ({"quantization_config": None} if has_int8_experts(config) else {})
     try:
-        patch_config(restore_config(config))
+        patch_config(restore_config(unquantised))
     except ConfigError as error:
         raise CheckpointError(f"config.json was changed after the conversion ({error}): convert again") from None
     return f"rows permuted, rotary_dim {marker['rotary_dim']} of head_dim {config['head_dim']}"
@@ -215,14 +218,17 @@ def _check_rows(config: dict, headers: dict[Path, Header], source: _Source | Non
 
 
 def _check_logits(dst: Path, config: dict, tensors: Header, source: _Source | None, layers: int | None) -> str:
-    depth = config["num_hidden_layers"]
+    depth, int8 = config["num_hidden_layers"], has_int8_experts(config)
     layers = min(depth, 8) if layers is None else layers
+    if int8 and not installed("torchao"):
+        raise _Skipped(TORCHAO)
     _require_memory(config, layers)
     import torch
 
     from . import reference
 
     ids = torch.randint(config["vocab_size"], (1, TOKENS), generator=torch.Generator().manual_seed(0))
+    source = None if int8 else source  # the definition of what was rounded, not of what was there before
     weights = Weights(source.tensors) if source else Weights(tensors, unpermute_for=config)
     want = reference.forward(
         source.config if source else restore_config(config), weights, ids[0].tolist(), layers=layers
@@ -237,12 +243,13 @@ def _check_logits(dst: Path, config: dict, tensors: Header, source: _Source | No
     if not error <= BOUND:
         raise CheckpointError(f"stock Transformers is off: {what}")
     softmax = config["layer_types"][:layers].count("full_attention")
-    return f"{what}, {softmax} of them softmax"
+    return f"{what}, {softmax} of them softmax{', with these int8 experts' if int8 else ''}"
 
 
 def _require_memory(config: dict, layers: int) -> None:
     """The float32 model, and twice the largest tensor in the yardstick's float64."""
-    shapes = expected_shapes(config | {"layer_types": config["layer_types"][:layers]}).values()
+    shapes = expected_shapes(config | {"layer_types": config["layer_types"][:layers], "quantization_config": None})
+    shapes = shapes.values()
     needed = 4 * value_count(shapes) + 16 * max(value_count([shape]) for shape in shapes)
     free = available_memory()
     if needed > free:

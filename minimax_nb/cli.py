@@ -173,6 +173,9 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Of the sampling; the same one gives the same replies.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The longest reply.")] = 512,
     dtype: Annotated[str | None, typer.Option(help="bf16, fp16 or fp32; as the machine allows if not given.")] = None,
+    experts: Annotated[
+        str | None, typer.Option(help="int8 halves their memory. As in the folder if not given.")
+    ] = None,
     offload: Annotated[bool, typer.Option("--offload", help="Let what no GPU has room for go to the CPU.")] = False,
 ) -> None:
     """Talk to a model: Ctrl-C stops a reply; Ctrl-D, exit or quit ends the conversation.
@@ -195,7 +198,7 @@ def chat(
         require_text("--system", system)
     chosen = None if dtype is None else full_name(dtype)
     with contextlib.redirect_stdout(console.notes):
-        model, tokenizer = load(dst, dtype=chosen, offload=offload)
+        model, tokenizer = load(dst, dtype=chosen, experts=experts, offload=offload)
     if seed is not None:
         import torch
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .checkpoint.folder import Header, qk_names
+from .checkpoint.int8 import has_int8_experts, one_expert
 from .checkpoint.shards import unpermute
 from .config import MARKER
 from .terminal import quiet_transformers
@@ -23,7 +24,8 @@ def first_layers(dst: Path, layers: int):
     depth, config.num_hidden_layers = config.num_hidden_layers, layers
     config.layer_types = config.layer_types[:layers]
     with quiet_transformers():
-        model = MiniMaxForCausalLM.from_pretrained(dst, config=config, dtype=torch.float32).eval()
+        how = {"experts_implementation": "eager"} if has_int8_experts(config.to_dict()) else {}
+        model = MiniMaxForCausalLM.from_pretrained(dst, config=config, dtype=torch.float32, **how).eval()
     for module in model.modules():
         if isinstance(module, MiniMaxLightningAttention):
             module.num_hidden_layers = depth
@@ -33,7 +35,10 @@ def first_layers(dst: Path, layers: int):
 
 
 class Weights(Mapping):
-    """Tensors by original name, each read when asked for; `unpermute_for` is the config of converted rows."""
+    """Tensors by original name, each read when asked for; `unpermute_for` is the config of converted rows.
+
+    int8 experts are what scale times integer gives.
+    """
 
     def __init__(self, tensors: Header, *, unpermute_for: dict | None = None):
         self.tensors, self.config = tensors, unpermute_for
@@ -44,6 +49,8 @@ class Weights(Mapping):
 
         if name == "lm_head.weight" and name not in self.tensors:
             name = "model.embed_tokens.weight"  # tied
+        if name not in self.tensors:
+            return one_expert(self.tensors, name)
         with safe_open(self.tensors[name].file, "pt") as file:
             tensor = file.get_tensor(name)
         if name in self.permuted:

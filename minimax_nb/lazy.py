@@ -6,6 +6,7 @@ So importing a package costs nothing, and nobody needs to know in which of its f
 """
 
 import importlib
+import importlib.util
 from collections.abc import Callable
 
 
@@ -19,3 +20,8 @@ def names_from(package: str, **modules: str) -> tuple[Callable, Callable, list[s
         return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
 
     return get, lambda: sorted(home), sorted(home)
+
+
+def installed(*packages: str) -> bool:
+    """Whether all of them could be imported. Nothing is: importing Triton or torchao takes a while."""
+    return all(importlib.util.find_spec(name) is not None for name in packages)

@@ -7,7 +7,8 @@
 It reads local folders only, executes no code of theirs, and takes no original folder: `minimax-nb patch SRC DST` makes
 the converted one. What can go wrong without an error message is tested on every load: the frequencies of the rotation,
 the rows of q_proj and k_proj that arrived in the model, and the cache; and with another Transformers than the one that
-the kit is tested with, a small model against the definition. It does not quantise.
+the kit is tested with, a small model against the definition. With `experts="int8"` it quantises the experts while it
+reads them (minimax_nb.experts.int8).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from .checkpoint.folder import byte_size, check_tensors, merge, read_config, rea
 from .config import verify_frequencies
 from .dtypes import short_name
 from .keys import refuse_code_keys
-from .weights import compare_rows, load_model, load_tokenizer
+from .weights import compare_rows, kind_of_experts, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,7 @@ class Report(NamedTuple):
     attention: str  # "sdpa_by_length"
     lightning: str  # "torch"
     decoding: str  # "static"
+    experts: str  # "plain", or "int8"
     repaired: tuple[str, ...]  # of the cache
     tested: tuple[str, ...]  # by `selftest`, where Transformers is not the pinned version
     line: str  # all of it in words
@@ -53,6 +55,7 @@ def load(
     device_map: str | int | dict | torch.device | None = "auto",
     lightning: str = "auto",
     decoding: str | None = None,
+    experts: str | None = None,
     offload: bool | str | Path = False,
     tp: bool = False,
     quiet: bool = False,
@@ -63,7 +66,8 @@ def load(
     else the CPU. One line says what was chosen, unless `quiet`; `report(model)` has it as data.
     `lightning` is the backend of `use_lightning`: "auto", "fused", "torch" or "stock". `decoding` is "static", a step
     of its own for each new token (minimax_nb.decode), or "plain", the model's own forward pass; None takes the step
-    where it can be had, and otherwise says why not.
+    where it can be had, and otherwise says why not. `experts` is "int8", in half the memory of bf16, or "plain"; None
+    takes them as the folder has them.
     `offload` allows that what finds no room on the GPUs goes to the CPU's memory, and if it is a folder, that the rest
     is written there: then every token waits for it. A `device_map` that names "cpu" or "disk" for a module itself needs
     no leave. `tp` reads a part of each layer for this process alone, which computes together with the others that
@@ -86,6 +90,7 @@ def load(
     choose(lightning, on_gpu)  # what cannot run is said now, not after minutes of loading
     folder = Path(path).expanduser()
     config = _converted_config(folder)
+    experts = kind_of_experts(experts, config, folder)
     ranks = parallel.begin(config, device_map, lightning) if tp else parallel.ALONE
     tensors = merge(read_headers(folder))
     check_tensors(config, tensors)
@@ -93,7 +98,7 @@ def load(
     dtype, device_map, where = _placement(dtype, device_map)
     dtype_name = str(dtype).removeprefix("torch.")
     if ranks.size == 1:
-        device_map = settled(config, dtype_name, device_map, offload=offload)
+        device_map = settled(config, dtype_name, device_map, offload=offload, int8_experts=experts == "int8")
     elif on_gpu:
         device_map = ranks.device()
     where = f"{where} on {named(device_map, config['num_hidden_layers'])}"
@@ -106,7 +111,7 @@ def load(
     tested, note = self_test(attention, backend, "cuda" if on_gpu else "cpu", dtype_name)
 
     tokenizer = load_tokenizer(folder)
-    settings = {"attn_implementation": attention, "dtype": dtype}
+    settings = {"attn_implementation": attention, "dtype": dtype, "experts": experts}
     with enough_memory(f"the weights of {folder}, {byte_size(tensors.values()) / 1e9:.2f} GB on disk"):
         if ranks.size > 1:
             model = parallel.load_part(folder, tensors, config, ranks, **settings)
@@ -122,9 +127,10 @@ def load(
     unfit = decode.problem(model) if decoding != "plain" else ""
     decoded = decode.use_decoding(model, "plain" if unfit or decoding == "plain" else "static")
     cache = ", ".join(repaired) or "nothing, this version needs none"
+    kernels = (", int8 experts" if experts == "int8" else "") + kernels
     how = f"{described(backend, fault)}{kernels}, {decode.described(decoded, on_gpu, unfit)}"
     line = f"{ranks.described()}{where}, {chosen}, {how}; cache repaired: {cache}{note}"
-    model.minimax_nb = Report(dtype_name, attention, backend, decoded, repaired, tested, line)
+    model.minimax_nb = Report(dtype_name, attention, backend, decoded, experts, repaired, tested, line)
     if not quiet and ranks.rank == 0:
         print(line)
     return model, tokenizer

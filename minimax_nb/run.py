@@ -21,9 +21,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from .checkpoint.int8 import TORCHAO, has_int8_experts
 from .config import MARKER, read_marker
 from .errors import MISTAKES, ConfigError, UsageMistake
 from .keys import ORIGINAL_TYPES
+from .lazy import installed
 
 USAGE = "python -m minimax_nb.run [-m MODULE | COMMAND | FILE.py] ARGUMENTS..."
 
@@ -98,6 +100,8 @@ def _refuse_unconverted(name, kwargs: dict) -> None:
         read_marker({MARKER: getattr(config, MARKER, None)})
     except ConfigError as error:
         raise _not_converted(name) from error
+    if has_int8_experts(config.to_dict()) and not installed("torchao"):
+        raise UsageMistake(TORCHAO)
 
 
 def _not_converted(name) -> ConfigError:
@@ -111,17 +115,22 @@ def _not_converted(name) -> ConfigError:
 
 def _repair(model, kwargs: dict) -> None:
     """Let a model compute as after `load()`. RuntimeError if another Transformers fails the self-test."""
+    from . import experts
     from .attention import register
+    from .experts.held import has_int8
     from .lightning.layer import rebuild_decays, use_lightning
     from .loading import self_test
 
     rebuild_decays(model)
+    if int8 := has_int8(model):
+        model.set_experts_implementation(experts.register())  # Transformers' default has no int8
     backend = use_lightning(model)
     if kwargs.get("attn_implementation") is None and model.device.type == "cuda":
         model.set_attn_implementation(register())
     attention = model.config._attn_implementation
     _, note = self_test(attention, backend, model.device.type, str(model.dtype).removeprefix("torch."))
-    print(f"minimax_nb.run: {backend} lightning attention, {attention}, cache repaired{note}", file=sys.stderr)
+    how = f"{backend} lightning attention, {attention}{', int8 experts' if int8 else ''}"
+    print(f"minimax_nb.run: {how}, cache repaired{note}", file=sys.stderr)
 
 
 def _how_to_start(arguments: list[str]) -> Callable[[], None]:

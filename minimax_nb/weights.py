@@ -5,11 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from .checkpoint.folder import INDEX, Header, byte_size, qk_names, read_json
+from .checkpoint.int8 import TORCHAO, has_int8_experts, part_of
 from .checkpoint.tokenizer_check import verify_tokenizer
-from .errors import CheckpointError
+from .errors import CheckpointError, UsageMistake
+from .lazy import installed
 from .original import DECAY_BUFFERS
 
+EXPERTS = ("plain", "int8")
 SMALL = 2 * 10**9  # bytes; loading less takes about a second, without a progress bar
+
+
+def kind_of_experts(asked: str | None, config: dict, folder: Path) -> str:
+    """What the experts of the loaded model will be, "plain" or "int8". UsageMistake if that cannot be had."""
+    if asked not in (None, *EXPERTS):
+        raise UsageMistake(f"experts is {asked!r}, not {' or '.join(map(repr, EXPERTS))}")
+    int8 = has_int8_experts(config)
+    if int8 and asked == "plain":
+        raise UsageMistake(f"the experts of {folder} are int8 already: load the folder that it was made from")
+    if config.get("quantization_config") and not int8:
+        raise UsageMistake(f"{folder} is quantised in another way than int8 experts: load the unquantised folder")
+    if (int8 or asked == "int8") and not installed("torchao"):
+        raise UsageMistake(TORCHAO)
+    return "int8" if int8 or asked == "int8" else "plain"
 
 
 def load_tokenizer(folder: Path):
@@ -24,10 +41,19 @@ def load_tokenizer(folder: Path):
     return tokenizer
 
 
-def load_model(folder: Path, tensors: Header, **settings):
+def load_model(folder: Path, tensors: Header, *, experts: str = "plain", **settings):
+    """The model. With "int8" its experts are quantised while they are read, unless they are int8 in the folder."""
     from transformers import MiniMaxForCausalLM
     from transformers.utils import logging
 
+    from .experts import register
+
+    if experts == "int8":
+        settings["experts_implementation"] = register()  # Transformers' default has no int8
+        if not any(map(part_of, tensors)):
+            from .experts.int8 import LoadingConfig
+
+            settings["quantization_config"] = LoadingConfig()
     # Of the same name, by which Transformers chooses a loss. What it ignores is not reported as missing.
     ignored = {"_keys_to_ignore_on_load_missing": [rf"self_attn\.({'|'.join(DECAY_BUFFERS)})$"]}
     unreported = type("MiniMaxForCausalLM", (MiniMaxForCausalLM,), ignored)

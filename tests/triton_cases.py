@@ -46,8 +46,20 @@ LARGE = {
 }
 
 
-def problem(tokens: int, hidden: int, inter: int, experts: int, k: int, same: list[int] | None, dtype: torch.dtype):
-    """x, gate_up, down, chosen, weights as Transformers has them, and the definition's result in float64."""
+def problem(
+    tokens: int,
+    hidden: int,
+    inter: int,
+    experts: int,
+    k: int,
+    same: list[int] | None,
+    dtype: torch.dtype,
+    int8: bool = False,
+):
+    """x, gate_up, down, chosen, weights as Transformers has them, and the definition's result in float64.
+
+    int8: the two are int8, their scales come last, and the definition has scale times integer.
+    """
     made = torch.Generator(DEVICE).manual_seed(tokens + hidden)
 
     def normal(*shape: int, scale: float = 1.0) -> Tensor:
@@ -59,15 +71,26 @@ def problem(tokens: int, hidden: int, inter: int, experts: int, k: int, same: li
     if same:  # a feature that all tokens have draws them to these experts
         x[:, 0], router[:, 0] = 4, -100
         router[same, 0] = 100
+    scales, seen = (), (gate_up, down)
+    if int8:
+        (gate_up, gate_up_scale), (down, down_scale) = rounded(gate_up), rounded(down)
+        scales = (gate_up_scale, down_scale)
+        seen = (gate_up * gate_up_scale.double()[..., None], down * down_scale.double()[..., None])
     names = {"model.layers.0.block_sparse_moe.gate.weight": router}
     for expert in range(experts):
         prefix = f"model.layers.0.block_sparse_moe.experts.{expert}."
-        gate, up = gate_up[expert].chunk(2)
-        names |= {prefix + "w1.weight": gate, prefix + "w3.weight": up, prefix + "w2.weight": down[expert]}
+        gate, up = seen[0][expert].chunk(2)
+        names |= {prefix + "w1.weight": gate, prefix + "w3.weight": up, prefix + "w2.weight": seen[1][expert]}
     want = reference.mixture_of_experts({"num_experts_per_tok": k}, names, 0, x.double())
     top, chosen = (x.double() @ router.double().T).softmax(-1).topk(k, -1)
     assert not same or set(chosen.unique().tolist()) == set(same)
-    return (x, gate_up, down, chosen, (top / top.sum(-1, keepdim=True)).float()), want
+    return (x, gate_up, down, chosen, (top / top.sum(-1, keepdim=True)).float(), *scales), want
+
+
+def rounded(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """(e, rows, columns) as int8, -128 among them, and fp32 scales (e, rows)."""
+    scales = weights.float().abs().amax(-1) / 127.5
+    return (weights.float() / scales[..., None]).round().clamp(-128, 127).to(torch.int8), scales
 
 
 def error(got: Tensor, want: Tensor) -> float:
@@ -75,15 +98,28 @@ def error(got: Tensor, want: Tensor) -> float:
     return ((got.double() - want.double()).norm() / want.double().norm()).item()
 
 
-def expert_errors(dtype: torch.dtype, cases: dict) -> dict[str, float]:
+def expert_errors(dtype: torch.dtype, cases: dict, int8: bool = False) -> dict[str, float]:
     from minimax_nb.experts import launch
 
     found = {}
     for name, case in cases.items():
-        inputs, want = problem(*case, dtype)
+        inputs, want = problem(*case, dtype, int8)
+        x, gate_up, down, chosen, weights, *scales = inputs
         found[name] = error(launch.mixture_of_experts(*inputs), want)
         if case[0] > 1 and case[0] <= launch.FEW:  # the form for many tokens serves any number
-            found[name + ", sorted"] = error(launch.many(*inputs, torch.empty_like(inputs[0])), want)
+            held = launch.Experts(gate_up, down, *scales)
+            found[name + ", sorted"] = error(launch.many(x, held, chosen, weights, torch.empty_like(x)), want)
+    return found
+
+
+def few_errors(cases: dict) -> dict[str, float]:
+    """int8 experts with fp32 tokens, by the kernels that serve them on a GPU."""
+    from minimax_nb.experts import launch
+
+    found = {}
+    for name, case in cases.items():
+        inputs, want = problem(*case, torch.float32, int8=True)
+        found[name] = error(launch.mixture_of_experts(*inputs), want)
     return found
 
 
@@ -220,6 +256,11 @@ def all_cases():
     # The interpreter of Triton 3.6 multiplies the bits of bf16 matrices as integers: there, fp16 stands for both.
     for dtype in (torch.float16,) if INTERPRETED else (torch.float16, torch.bfloat16):
         yield "experts", dtype, expert_errors(dtype, EXPERTS if INTERPRETED else EXPERTS | LARGE)
+    for dtype in (torch.float16, torch.float32) if INTERPRETED else (torch.float16, torch.bfloat16):
+        yield "int8 experts", dtype, expert_errors(dtype, EXPERTS if INTERPRETED else EXPERTS | LARGE, int8=True)
+    if not INTERPRETED:  # the kernels for many tokens do not take fp32 on a GPU
+        few = {name: case for name, case in EXPERTS.items() if case[0] <= 7}
+        yield "int8 experts", torch.float32, few_errors(few)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         yield "norms", dtype, norm_errors(dtype)
     dtype = torch.float32 if INTERPRETED else torch.bfloat16

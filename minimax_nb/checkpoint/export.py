@@ -11,6 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..errors import UsageMistake
+from ..experts.held import has_int8
 from ..original import DECAY_BUFFERS
 from .folder import INDEX
 from .shards import shard_names, unpermute
@@ -35,7 +37,15 @@ def export_checkpoint(model, config: dict, tokenizer, dst: Path, shards: int = 2
 
 
 def original_weights(model, config: dict) -> dict[str, Tensor]:
-    """The model's weights under the original names and in the original row order, on the CPU."""
+    """The model's weights under the original names and in the original row order, on the CPU.
+
+    UsageMistake for int8 experts: the original format has none, and what rounding took does not come back.
+    """
+    if has_int8(model):
+        raise UsageMistake(
+            "the experts of this model are int8, and MiniMax's format has no int8: "
+            'load the unquantised folder, without experts="int8", and export that'
+        )
     found = {}
     for name, tensor in model.state_dict().items():
         tensor, name = tensor.detach().cpu(), name.replace(".mlp.", ".block_sparse_moe.")

@@ -20,6 +20,7 @@ from ..config import read_marker
 from ..errors import CheckpointError, ConfigError
 from ..original import DECAY_BUFFERS
 from .files import DOWNLOAD, read_json, readable, require_file
+from .int8 import PARTS, expert_shapes, has_int8_experts, part_of
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -173,9 +174,10 @@ def merge(headers: dict[Path, Header], *, unique: bool = False) -> Header:
 
 
 def check_tensors(native: dict, tensors: Header) -> None:
-    """Refuse tensors that are missing, superfluous, quantised, or of another shape than the native config says."""
+    """Refuse tensors that are missing, superfluous, of another shape or more quantised than the native config says."""
+    int8 = has_int8_experts(native)
     for name, info in tensors.items():
-        if any(word in name for word in QUANTISED):
+        if any(word in name for word in QUANTISED) and not (int8 and part_of(name)):
             raise CheckpointError(f"{info.file}: {name} belongs to quantised weights: {UNQUANTISED}")
     expected = set()
     for name, shape in _expected(native):
@@ -183,7 +185,8 @@ def check_tensors(native: dict, tensors: Header) -> None:
         if name not in tensors:
             raise CheckpointError(f"{name} is in no weight file: complete the download, or correct config.json")
         info = tensors[name]
-        if info.dtype not in FLOATS:
+        wanted = FLOATS if (part := part_of(name)) is None else (PARTS[part],)
+        if info.dtype not in wanted:
             raise CheckpointError(f"{info.file}: {name} is {info.dtype}, quantised: {UNQUANTISED}")
         if info.shape != shape:
             raise CheckpointError(
@@ -218,6 +221,8 @@ def _expected(native: dict) -> Iterator[tuple[str, tuple[int, ...]]]:
     for layer, kind in enumerate(native["layer_types"]):
         for name, shape in _layer_shapes(native, kind):
             yield f"model.layers.{layer}.{name}.weight", shape
+        for name, shape in _expert_shapes(native):
+            yield f"model.layers.{layer}.{name}", shape
 
 
 def qk_names(native: dict) -> list[str]:
@@ -244,7 +249,7 @@ def value_count(shapes: Iterable[tuple[int, ...]]) -> int:
 
 
 def _layer_shapes(native: dict, kind: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    hidden, inner, experts = native["hidden_size"], native["intermediate_size"], native["num_local_experts"]
+    hidden = native["hidden_size"]
     width = native["num_attention_heads"] * native["head_dim"]
     kv_width = native["num_key_value_heads"] * native["head_dim"]
     if kind == "full_attention":
@@ -259,11 +264,17 @@ def _layer_shapes(native: dict, kind: str) -> Iterator[tuple[str, tuple[int, ...
         yield "self_attn.norm", (width,)
     yield "input_layernorm", (hidden,)
     yield "post_attention_layernorm", (hidden,)
-    yield "block_sparse_moe.gate", (experts, hidden)
-    for expert in range(experts):
-        yield f"block_sparse_moe.experts.{expert}.w1", (inner, hidden)
-        yield f"block_sparse_moe.experts.{expert}.w2", (hidden, inner)
-        yield f"block_sparse_moe.experts.{expert}.w3", (inner, hidden)
+    yield "block_sparse_moe.gate", (native["num_local_experts"], hidden)
+
+
+def _expert_shapes(native: dict) -> Iterator[tuple[str, tuple[int, ...]]]:
+    if has_int8_experts(native):
+        yield from expert_shapes(native)
+        return
+    hidden, inner = native["hidden_size"], native["intermediate_size"]
+    for expert in range(native["num_local_experts"]):
+        for name, shape in (("w1", (inner, hidden)), ("w2", (hidden, inner)), ("w3", (inner, hidden))):
+            yield f"block_sparse_moe.experts.{expert}.{name}.weight", shape
 
 
 def _weight_map(index: Path) -> dict[str, str]:

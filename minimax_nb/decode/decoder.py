@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
+from ..experts.held import address
 from .buffers import Buffers, grow, keys_for, made, room_for
 from .graph import Eager, Graphs
 from .step import parts_of
@@ -155,7 +156,7 @@ class Decoder:
 
     def _experts(self) -> str:
         """How the experts are computed, which a recording keeps doing when the model's setting changes."""
-        return self.parts[0].ops.experts_of(self.config, self.dtype)
+        return self.parts[0].ops.experts_of(self.layers[0].mlp.experts, self.dtype)
 
     def _point(self, length: int, positions: Tensor | None) -> None:
         for place in self.buffers.places.values():
@@ -186,4 +187,4 @@ def check(cache: MiniMaxCache, config, batch: int, length: int) -> None:
 def fingerprint(model: nn.Module) -> list:
     """What a decoder is made of: modules, where their weights lie, and the lightning backend of each layer."""
     modules = [(id(module), getattr(module, "lightning_backend", None)) for module in model.modules()]
-    return modules + [weight.data_ptr() for weight in model.parameters()]
+    return modules + [address(weight) for weight in model.parameters()]

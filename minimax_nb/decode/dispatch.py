@@ -6,7 +6,6 @@ of single layers, a module with a hook that wants to be called. The subclass has
 writes into a saved config. Nothing of this is kept on the model, so it can be pickled and copied.
 """
 
-import importlib.util
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.models.minimax import modeling_minimax as stock
 
 from ..cache import CACHE_ARGUMENT
+from ..lazy import installed
 from ..lightning.boundaries import hand_down
 from ..lightning.layer import LightningAttention
 from ..parallel.layers import ParallelAttention, ParallelHead, ParallelLightning, ParallelMixture, is_split
@@ -131,7 +131,7 @@ def problem(model: nn.Module) -> str:
     config, devices = model.config, {weight.device.type for weight in model.parameters()}
     if devices not in ({"cpu"}, {"cuda"}):
         return f"weights are on {' and '.join(sorted(devices))}, and the step knows a CPU or CUDA GPUs"
-    if devices == {"cuda"} and importlib.util.find_spec("triton") is None:
+    if devices == {"cuda"} and not installed("triton"):
         return "Triton is missing, which the step's kernels are written in"
     if config.hidden_act != "silu" or getattr(config, "sliding_window", None) is not None:
         return "the step knows silu and no sliding window"

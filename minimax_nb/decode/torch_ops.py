@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..experts.held import values_and_scales
+from ..experts.plain import linear as by_expert
 from .buffers import Place
 
 FEW = 8  # pairs of a row and an expert up to which a loop over them is faster than sorting them by expert
@@ -88,7 +90,7 @@ def route(x: Tensor, weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return index, scores / scores.sum(-1, keepdim=True)
 
 
-def experts_of(config, dtype: torch.dtype) -> str:
+def experts_of(module, dtype: torch.dtype) -> str:
     return ""  # nothing is recorded
 
 
@@ -98,14 +100,14 @@ def advance(place: Place) -> None:
 
 
 def experts(module, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """What the chosen experts make of x (b, d), weighted and summed."""
-    gate_up, down = module.gate_up_proj, module.down_proj
-    if index.numel() > FEW or type(gate_up.data) is not Tensor:
+    """What the chosen experts make of x (b, d), weighted and summed. Of int8 only what was chosen is converted."""
+    gate_up, down = values_and_scales(module.gate_up_proj), values_and_scales(module.down_proj)
+    if index.numel() > FEW or None in (gate_up, down):
         return type(module).forward(module, x, index, weights)
     out = torch.zeros_like(x)
     for row, chosen in enumerate(index.tolist()):
-        one = x[row]
         for slot, expert in enumerate(chosen):
-            gate, up = F.linear(one, gate_up[expert]).chunk(2)
-            out[row].addcmul_(F.linear(F.silu(gate) * up, down[expert]), weights[row, slot].to(x.dtype))
+            gate, up = by_expert(x[row], expert, *gate_up).chunk(2)
+            part = by_expert(F.silu(gate) * up, expert, *down)
+            out[row].addcmul_(part, weights[row, slot].to(x.dtype))
     return out

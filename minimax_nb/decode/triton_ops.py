@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from ..experts import NAME as EXPERTS
+from ..experts.held import is_int8
 from ..lightning.kernels import _decode_step
 from ..lightning.kernels import norm_gate as norm_and_gate  # noqa: F401
 from . import kernels
@@ -89,12 +90,16 @@ def route(x: Tensor, weight: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def experts(module, x: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     """By the package's own kernels if the model has them, else by what Transformers has and a graph can record."""
-    return ALL_EXPERTS_FUNCTIONS[experts_of(module.config, x.dtype)](module, x, index, weights)
+    return ALL_EXPERTS_FUNCTIONS[experts_of(module, x.dtype)](module, x, index, weights)
 
 
-def experts_of(config, dtype: torch.dtype) -> str:
-    """The implementation's name. grouped_mm asks the device how many tokens an expert has, unless they are in bf16."""
-    if dtype in (torch.bfloat16, torch.float16) and getattr(config, "_experts_implementation", None) == EXPERTS:
+def experts_of(module, dtype: torch.dtype) -> str:
+    """The implementation's name. grouped_mm asks the device how many tokens an expert has, unless they are in bf16.
+
+    int8 has no other that a graph can record.
+    """
+    ours = getattr(module.config, "_experts_implementation", None) == EXPERTS
+    if is_int8(module.gate_up_proj) or (ours and dtype in (torch.bfloat16, torch.float16)):
         return EXPERTS
     return "grouped_mm" if dtype == torch.bfloat16 else "batched_mm"
 

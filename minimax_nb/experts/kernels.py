@@ -10,20 +10,24 @@ Few tokens         a program computes a tile of rows of one chosen expert for al
 Many tokens        the slots are sorted by expert, then a program computes tiles of one expert's slots:
                    kernels_sorted.py.
 
-In the first two an expert is read once, however many tokens chose it. Weights are rows of one output each, so
-a scale per output row (int8 weights) belongs where the accumulator is complete, before the silu and before
-the routing weight. Experts and slots are counted on the device: nothing here waits for it, and a CUDA graph
-can hold all of it.
+In the first two an expert is read once, however many tokens chose it. Experts and slots are counted on the
+device: nothing here waits for it, and a CUDA graph can hold all of it.
+
+Weights are of the tokens' dtype, or int8 with `scales`, an fp32 number a row: (experts, 2 * inter) of gate_up,
+(experts, hidden) of down. A row is one output, so its scale comes where its sum is complete, before the silu and
+before the routing weight. Without scales a kernel is compiled as if they did not exist.
 """
 
 import triton
 import triton.language as tl
 
+from .kernels_int8 import as_float
+
 # ---- one token ---------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def one_gate_up(x, gate_up, chosen, inner, HIDDEN, INTER, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def one_gate_up(x, gate_up, scales, chosen, inner, HIDDEN, INTER, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """inner (k, inter) = silu(gate x) * (up x). Grid: rows of an expert, slots."""
     expert = tl.load(chosen + tl.program_id(1)).to(tl.int64)  # 32 * 2 * 9216 * 6144 is beyond 32 bits
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -37,16 +41,30 @@ def one_gate_up(x, gate_up, chosen, inner, HIDDEN, INTER, ROWS: tl.constexpr, BL
         values = tl.load(x + column, mask=column < HIDDEN, other=0.0).to(tl.float32)[None, :]
         g = tl.load(gate_rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
         u = tl.load(up_rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
-        gate += g.to(tl.float32) * values
-        up += u.to(tl.float32) * values
+        gate += as_float(g, tl.float32) * values
+        up += as_float(u, tl.float32) * values
     gate, up = tl.sum(gate, 1), tl.sum(up, 1)
+    if scales is not None:
+        gate_scales = scales + expert * 2 * INTER + row
+        gate *= tl.load(gate_scales, mask=row < INTER, other=0.0)
+        up *= tl.load(gate_scales + INTER, mask=row < INTER, other=0.0)
     result = gate * tl.sigmoid(gate) * up
     tl.store(inner + tl.program_id(1) * INTER + row, result.to(inner.dtype.element_ty), mask=row < INTER)
 
 
 @triton.jit
 def one_down(
-    inner, down, chosen, weights, out, HIDDEN, INTER, TOP_K: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+    inner,
+    down,
+    scales,
+    chosen,
+    weights,
+    out,
+    HIDDEN,
+    INTER,
+    TOP_K: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """out (hidden,) = the sum over the token's experts of weight * (down inner). Grid: rows."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -55,12 +73,17 @@ def one_down(
         expert = tl.load(chosen + slot).to(tl.int64)
         weight = tl.load(weights + slot).to(tl.float32)
         rows = down + expert * HIDDEN * INTER + row[:, None] * INTER
+        part = total if scales is None else tl.zeros((ROWS, BLOCK), tl.float32)
         for start in range(0, INTER, BLOCK):
             column = start + tl.arange(0, BLOCK)
             inside = (row < HIDDEN)[:, None] & (column < INTER)[None, :]
             values = tl.load(inner + slot * INTER + column, mask=column < INTER, other=0.0).to(tl.float32)
             d = tl.load(rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
-            total += d.to(tl.float32) * (weight * values)[None, :]
+            part += as_float(d, tl.float32) * (weight * values)[None, :]
+        if scales is None:
+            total = part
+        else:  # each expert's rows have scales of their own
+            total += part * tl.load(scales + expert * HIDDEN + row, mask=row < HIDDEN, other=0.0)[:, None]
     tl.store(out + row, tl.sum(total, 1).to(out.dtype.element_ty), mask=row < HIDDEN)
 
 
@@ -89,6 +112,7 @@ def _expert_of(chosen, place, SLOTS, BY_SLOT: tl.constexpr, PADDED: tl.constexpr
 def few_gate_up(
     x,
     gate_up,
+    scales,
     chosen,
     inner,
     TOKENS,
@@ -116,9 +140,13 @@ def few_gate_up(
             here = (token < TOKENS)[None, :] & (column < HIDDEN)[:, None]
             values = tl.load(x + token[None, :] * HIDDEN + column[:, None], mask=here, other=0.0)
             g = tl.load(gate_rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
-            gate = tl.dot(g, values, gate)
+            gate = tl.dot(as_float(g, values.dtype), values, gate, input_precision="ieee")
             u = tl.load(up_rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
-            up = tl.dot(u, values, up)
+            up = tl.dot(as_float(u, values.dtype), values, up, input_precision="ieee")
+        if scales is not None:
+            gate_scales = scales + expert * 2 * INTER + row
+            gate *= tl.load(gate_scales, mask=row < INTER, other=0.0)[:, None]
+            up *= tl.load(gate_scales + INTER, mask=row < INTER, other=0.0)[:, None]
         result = (gate * tl.sigmoid(gate) * up).to(inner.dtype.element_ty)
         for j in tl.static_range(TOP_K):
             slot = token * TOP_K + j
@@ -131,6 +159,7 @@ def few_gate_up(
 def few_down(
     inner,
     down,
+    scales,
     chosen,
     parts,
     TOKENS,
@@ -160,7 +189,9 @@ def few_down(
             here = (slot >= 0)[None, :] & (column < INTER)[:, None]
             values = tl.load(inner + slot[None, :] * INTER + column[:, None], mask=here, other=0.0)
             d = tl.load(rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
-            total = tl.dot(d, values, total)
+            total = tl.dot(as_float(d, values.dtype), values, total, input_precision="ieee")
+        if scales is not None:
+            total *= tl.load(scales + expert * HIDDEN + row, mask=row < HIDDEN, other=0.0)[:, None]
         mask = (slot >= 0)[None, :] & (row < HIDDEN)[:, None]
         tl.store(parts + slot[None, :] * HIDDEN + row[:, None], total, mask=mask)
 

@@ -3,10 +3,16 @@
 Words and shapes are those of kernels.py. A *place* is a slot's position in the sorted order. The products are
 for GPUs of compute capability 9.0: descriptors let the copy engine fetch tiles, and the grid is persistent,
 so that a program fetches its next tile while it stores the last.
+
+With int8 weights a product is turned round, weights times tokens instead of tokens times weights, because the matrix
+units take their first factor from registers too. There the converted weights are; as the second factor they would have
+to go through shared memory once more.
 """
 
 import triton
 import triton.language as tl
+
+from .kernels_int8 import as_float
 
 
 @triton.jit(do_not_specialize=["SLOTS"])
@@ -83,6 +89,7 @@ def _tile(
 def many_gate_up(
     tokens,
     gate_up,
+    scales,
     offsets,
     inner,
     EXPERTS,
@@ -107,12 +114,24 @@ def many_gate_up(
     for number in tl.range(tl.program_id(0), total, tl.num_programs(0), flatten=FLATTEN):
         found = _tile(number, first, last, tiles, upto, column_tiles, ROWS, GROUP, PADDED)
         expert, place, end, column = found
-        both = tl.zeros((ROWS, 2 * COLUMNS), tl.float32)
-        for start in range(0, HIDDEN, BLOCK):
-            x = tokens.load([place, start])
-            w = gate_up.load([expert * 2, column * COLUMNS, start]).reshape(2 * COLUMNS, BLOCK)
-            both = tl.dot(x, w.T, both)
-        gate, up = both.reshape(ROWS, 2, COLUMNS).permute(0, 2, 1).split()
+        if scales is None:
+            both = tl.zeros((ROWS, 2 * COLUMNS), tl.float32)
+            for start in range(0, HIDDEN, BLOCK):
+                x = tokens.load([place, start])
+                w = gate_up.load([expert * 2, column * COLUMNS, start]).reshape(2 * COLUMNS, BLOCK)
+                both = tl.dot(x, w.T, both)
+            gate, up = both.reshape(ROWS, 2, COLUMNS).permute(0, 2, 1).split()
+        else:
+            turned = tl.zeros((2 * COLUMNS, ROWS), tl.float32)
+            for start in range(0, HIDDEN, BLOCK):
+                x = tokens.load([place, start])
+                w = gate_up.load([expert * 2, column * COLUMNS, start]).reshape(2 * COLUMNS, BLOCK)
+                turned = tl.dot(as_float(w, x.dtype), x.T, turned, input_precision="ieee")
+            output = column * COLUMNS + tl.arange(0, COLUMNS)
+            gate_scales = scales + expert * 2 * INTER + output
+            gate, up = turned.reshape(2, COLUMNS, ROWS).permute(2, 1, 0).split()
+            gate *= tl.load(gate_scales, mask=output < INTER, other=0.0)[None, :]
+            up *= tl.load(gate_scales + INTER, mask=output < INTER, other=0.0)[None, :]
         result = (gate * tl.sigmoid(gate) * up).to(inner.dtype.element_ty)
         row = place + tl.arange(0, ROWS)
         at = column * COLUMNS + tl.arange(0, COLUMNS)
@@ -124,6 +143,7 @@ def many_gate_up(
 def many_down(
     inner,
     down,
+    scales,
     offsets,
     parts,
     EXPERTS,
@@ -143,11 +163,20 @@ def many_down(
     for number in tl.range(tl.program_id(0), total, tl.num_programs(0), flatten=FLATTEN):
         found = _tile(number, first, last, tiles, upto, column_tiles, ROWS, GROUP, PADDED)
         expert, place, end, column = found
-        part = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for start in range(0, INTER, BLOCK):
-            values = inner.load([place, start])
-            d = down.load([expert * HIDDEN + column * COLUMNS, start])
-            part = tl.dot(values, d.T, part)
+        if scales is None:
+            part = tl.zeros((ROWS, COLUMNS), tl.float32)
+            for start in range(0, INTER, BLOCK):
+                values = inner.load([place, start])
+                d = down.load([expert * HIDDEN + column * COLUMNS, start])
+                part = tl.dot(values, d.T, part)
+        else:
+            turned = tl.zeros((COLUMNS, ROWS), tl.float32)
+            for start in range(0, INTER, BLOCK):
+                values = inner.load([place, start])
+                d = down.load([expert * HIDDEN + column * COLUMNS, start])
+                turned = tl.dot(as_float(d, values.dtype), values.T, turned, input_precision="ieee")
+            output = column * COLUMNS + tl.arange(0, COLUMNS)
+            part = turned.T * tl.load(scales + expert * HIDDEN + output, mask=output < HIDDEN, other=0.0)[None, :]
         row = place + tl.arange(0, ROWS)
         at = column * COLUMNS + tl.arange(0, COLUMNS)
         mask = (row < end)[:, None] & (at < HIDDEN)[None, :]

@@ -1,11 +1,13 @@
 """Which kernels compute a mixture of experts of how many tokens, and with which tiles.
 
-The tiles were chosen on an H200 at the real width (benchmarks/experts.py). Other GPUs run the same, in fewer stages
-where their shared memory is smaller.
+The tiles of bf16 and fp16 weights were chosen on an H200 at the real width. Those of int8 weights follow from them and
+from the compiled code, and no GPU has run them yet: `python benchmarks/experts.py --sweep` measures others beside them.
+Other GPUs run the same, in fewer stages where their shared memory is smaller.
 """
 
 from contextlib import nullcontext
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import triton
@@ -17,44 +19,90 @@ from . import kernels, kernels_sorted
 FEW = 64  # so many tokens at most go through the kernels that read an expert once and sort nothing
 CHUNK = 65536  # of many tokens so many at a time, which bounds the memory: 4 GB at the real width, in bf16
 
-# ROWS are rows of weights in the first two, of tokens in the last; BLOCK is along what is summed over.
-ONE = {
-    "gate_up": {"ROWS": 4, "BLOCK": 1024, "num_warps": 4},
-    "down": {"ROWS": 2, "BLOCK": 1024, "num_warps": 4},
+# By the weights: for one token, for some and for many. ROWS are rows of weights in the first two and of tokens in the
+# last, where COLUMNS are rows of weights; BLOCK is along what is summed over. An int8 has half the bytes of a bf16, so
+# with the same BLOCK half as much would be on its way from memory.
+_HALF = {"ROWS": 128, "BLOCK": 64, "GROUP": 8, "FLATTEN": True, "num_warps": 8, "num_stages": 4}
+_INT8 = {"ROWS": 128, "BLOCK": 64, "GROUP": 8, "FLATTEN": True, "num_warps": 8, "num_stages": 5}
+TILES = {
+    "half": {
+        "one": {
+            "gate_up": {"ROWS": 4, "BLOCK": 1024, "num_warps": 4},
+            "down": {"ROWS": 2, "BLOCK": 1024, "num_warps": 4},
+        },
+        "few": {
+            "gate_up": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 4},
+            "down": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 4},
+        },
+        "many": {"gate_up": _HALF | {"COLUMNS": 128}, "down": _HALF | {"COLUMNS": 256}},
+    },
+    "int8": {
+        "one": {
+            "gate_up": {"ROWS": 4, "BLOCK": 2048, "num_warps": 4},
+            "down": {"ROWS": 4, "BLOCK": 1024, "num_warps": 4},
+        },
+        "few": {
+            "gate_up": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 5},
+            "down": {"ROWS": 64, "BLOCK": 256, "num_warps": 4, "num_stages": 4},
+        },
+        "many": {"gate_up": _INT8 | {"COLUMNS": 128}, "down": _INT8 | {"COLUMNS": 256}},
+    },
 }
-SOME = {
-    "gate_up": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 4},
-    "down": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 4},
-}
-_SHARED = {"ROWS": 128, "BLOCK": 64, "GROUP": 8, "FLATTEN": True, "num_warps": 8, "num_stages": 4}
-MANY = {"gate_up": _SHARED | {"COLUMNS": 128}, "down": _SHARED | {"COLUMNS": 256}}
 
 
-def mixture_of_experts(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+class Experts(NamedTuple):
+    """The weights of a layer's experts, without gaps; hidden and inter multiples of 16."""
+
+    gate_up: Tensor  # (experts, 2 * inter, hidden), the gate first
+    down: Tensor  # (experts, hidden, inter)
+    gate_up_scale: Tensor | None = None  # (experts, 2 * inter) in fp32, with int8 weights
+    down_scale: Tensor | None = None  # (experts, hidden)
+
+    def tiles(self, how_many: str) -> dict:
+        return TILES["half" if self.gate_up_scale is None else "int8"][how_many]
+
+
+def mixture_of_experts(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
+    gate_up_scale: Tensor | None = None,
+    down_scale: Tensor | None = None,
+) -> Tensor:
     """The sum over a token's k experts of weight * down(silu(gate x) * (up x)), accumulated in fp32.
 
-    x: (tokens, hidden), bf16 or fp16. gate_up: (experts, 2 * inter, hidden), the gate first. down: (experts,
-    hidden, inter). Both of x's dtype and without gaps; hidden and inter multiples of 16. chosen: (tokens, k),
-    integers, the experts of a token all different. weights: (tokens, k), any floating dtype. Returns (tokens,
-    hidden) in x's dtype. The same input gives the same output, to the bit. Nothing waits for the device, so a
-    CUDA graph can record it.
+    x: (tokens, hidden), bf16 or fp16. gate_up, down: as Experts has them, of x's dtype, or int8 with scales; with those
+    x may be fp32. chosen: (tokens, k), integers, the experts of a token all different. weights: (tokens, k), any
+    floating dtype. Returns (tokens, hidden) in x's dtype. The same input gives the same output, to the bit. Nothing
+    waits for the device, so a CUDA graph can record it.
     """
     if torch.compiler.is_compiling():
-        return torch.ops.minimax_nb.mixture_of_experts(x, gate_up, down, chosen, weights)
-    return _mixture(x, gate_up, down, chosen, weights)  # without what calling an operator costs
+        return torch.ops.minimax_nb.mixture_of_experts(x, gate_up, down, chosen, weights, gate_up_scale, down_scale)
+    return _mixture(x, gate_up, down, chosen, weights, gate_up_scale, down_scale)  # without calling an operator
 
 
-def _mixture(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+def _mixture(
+    x: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    chosen: Tensor,
+    weights: Tensor,
+    gate_up_scale: Tensor | None,
+    down_scale: Tensor | None,
+) -> Tensor:
+    held = Experts(gate_up, down, gate_up_scale, down_scale)
     x, chosen, weights = x.contiguous(), chosen.contiguous(), weights.contiguous()
     with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
         if len(x) == 1:
-            return one(x, gate_up, down, chosen, weights)
+            return one(x, held, chosen, weights)
         if len(x) <= FEW:
-            return few(x, gate_up, down, chosen, weights)
+            return few(x, held, chosen, weights)
         out = torch.empty_like(x)
         for start in range(0, len(x), CHUNK):
             piece = slice(start, start + CHUNK)
-            many(x[piece], gate_up, down, chosen[piece], weights[piece], out[piece])
+            many(x[piece], held, chosen[piece], weights[piece], out[piece])
         return out
 
 
@@ -62,27 +110,29 @@ _operator = torch.library.custom_op("minimax_nb::mixture_of_experts", _mixture, 
 
 
 @_operator.register_fake
-def _(x, gate_up, down, chosen, weights):
+def _(x, gate_up, down, chosen, weights, gate_up_scale, down_scale):
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def one(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor, tiles: dict = ONE) -> Tensor:
+def one(x: Tensor, held: Experts, chosen: Tensor, weights: Tensor, tiles: dict | None = None) -> Tensor:
     """A single token; shapes as in mixture_of_experts."""
-    _, hidden, inter = down.shape
-    slots = chosen.numel()
+    _, hidden, inter = held.down.shape
+    slots, tiles = chosen.numel(), tiles or held.tiles("one")
     inner, out = x.new_empty(slots, inter), torch.empty_like(x)
     tile = _fit(tiles["gate_up"], hidden)
     grid = (triton.cdiv(inter, tile["ROWS"]), slots)
-    kernels.one_gate_up[grid](x, gate_up, chosen, inner, hidden, inter, **tile)
+    kernels.one_gate_up[grid](x, held.gate_up, held.gate_up_scale, chosen, inner, hidden, inter, **tile)
     tile = _fit(tiles["down"], inter)
     grid = (triton.cdiv(hidden, tile["ROWS"]),)
-    kernels.one_down[grid](inner, down, chosen, weights, out, hidden, inter, TOP_K=slots, **tile)
+    weights_of = (held.down, held.down_scale)
+    kernels.one_down[grid](inner, *weights_of, chosen, weights, out, hidden, inter, TOP_K=slots, **tile)
     return out
 
 
-def few(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor, tiles: dict = SOME) -> Tensor:
+def few(x: Tensor, held: Experts, chosen: Tensor, weights: Tensor, tiles: dict | None = None) -> Tensor:
     """Some tokens, all of them in each tile; shapes as in mixture_of_experts."""
-    (tokens, hidden), (experts, _, inter), top_k = x.shape, down.shape, chosen.shape[1]
+    (tokens, hidden), (experts, _, inter), top_k = x.shape, held.down.shape, chosen.shape[1]
+    tiles = tiles or held.tiles("few")
     inner = x.new_empty(tokens * top_k, inter)
     parts = x.new_empty(tokens * top_k, hidden, dtype=torch.float32)
     columns = max(16, triton.next_power_of_2(tokens))  # the least that the matrix units take
@@ -91,22 +141,20 @@ def few(x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tenso
     shared = {"TOP_K": top_k, "BY_SLOT": by_slot, "COLUMNS": columns}
     shared["PADDED"] = triton.next_power_of_2(columns * top_k)
     tile = shared | _fit(tiles["gate_up"], hidden)
-    tile |= _stages(tile, 2 * tile["ROWS"] + columns, x)
-    grid = (triton.cdiv(inter, tile["ROWS"]), places)
-    kernels.few_gate_up[grid](x, gate_up, chosen, inner, tokens, hidden, inter, **tile)
+    tile |= _stages(tile, 2 * tile["ROWS"] * held.gate_up.itemsize + columns * x.itemsize, x)
+    grid, sizes = (triton.cdiv(inter, tile["ROWS"]), places), (tokens, hidden, inter)
+    kernels.few_gate_up[grid](x, held.gate_up, held.gate_up_scale, chosen, inner, *sizes, **tile)
     tile = shared | _fit(tiles["down"], inter)
-    tile |= _stages(tile, tile["ROWS"] + columns, x)
+    tile |= _stages(tile, tile["ROWS"] * held.down.itemsize + columns * x.itemsize, x)
     grid = (triton.cdiv(hidden, tile["ROWS"]), places)
-    kernels.few_down[grid](inner, down, chosen, parts, tokens, hidden, inter, **tile)
+    kernels.few_down[grid](inner, held.down, held.down_scale, chosen, parts, *sizes, **tile)
     return _combined(parts, None, weights, torch.empty_like(x))
 
 
-def many(
-    x: Tensor, gate_up: Tensor, down: Tensor, chosen: Tensor, weights: Tensor, out: Tensor, tiles: dict = MANY
-) -> Tensor:
+def many(x: Tensor, held: Experts, chosen: Tensor, weights: Tensor, out: Tensor, tiles: dict | None = None) -> Tensor:
     """Any number of tokens, sorted by expert; shapes as in mixture_of_experts, the result in `out`."""
-    (_, hidden), (experts, _, inter), top_k = x.shape, down.shape, chosen.shape[1]
-    slots = chosen.numel()
+    (_, hidden), (experts, _, inter), top_k = x.shape, held.down.shape, chosen.shape[1]
+    slots, tiles = chosen.numel(), tiles or held.tiles("many")
     order, position, offsets = sorted_by_expert(chosen, experts)
     places = x.new_empty(slots, hidden)
     block = min(2048, triton.next_power_of_2(hidden))
@@ -116,17 +164,17 @@ def many(
 
     tile = tiles["gate_up"]
     left = TensorDescriptor.from_tensor(places, [tile["ROWS"], tile["BLOCK"]])
-    pairs = gate_up.view(2 * experts, inter, hidden)
+    pairs = held.gate_up.view(2 * experts, inter, hidden)
     right = TensorDescriptor.from_tensor(pairs, [2, tile["COLUMNS"], tile["BLOCK"]])
     grid = _programs(x.device, slots, experts, inter, tile)
     sizes = (experts, hidden, inter)
-    kernels_sorted.many_gate_up[grid](left, right, offsets, inner, *sizes, PADDED=padded, **tile)
+    kernels_sorted.many_gate_up[grid](left, right, held.gate_up_scale, offsets, inner, *sizes, PADDED=padded, **tile)
 
     tile = tiles["down"]
     left = TensorDescriptor.from_tensor(inner, [tile["ROWS"], tile["BLOCK"]])
-    right = TensorDescriptor.from_tensor(down.view(-1, inter), [tile["COLUMNS"], tile["BLOCK"]])
+    right = TensorDescriptor.from_tensor(held.down.view(-1, inter), [tile["COLUMNS"], tile["BLOCK"]])
     grid = _programs(x.device, slots, experts, hidden, tile)  # `places` was read, and holds the result now
-    kernels_sorted.many_down[grid](left, right, offsets, places, *sizes, PADDED=padded, **tile)
+    kernels_sorted.many_down[grid](left, right, held.down_scale, offsets, places, *sizes, PADDED=padded, **tile)
     return _combined(places, position, weights, out)
 
 
@@ -154,12 +202,12 @@ def _fit(tile: dict, width: int) -> dict:
     return tile | {"BLOCK": min(tile["BLOCK"], triton.next_power_of_2(width))}
 
 
-def _stages(tile: dict, rows: int, x: Tensor) -> dict:
-    """As many stages of `rows` x BLOCK values as the shared memory of this GPU holds."""
+def _stages(tile: dict, column: int, x: Tensor) -> dict:
+    """As many stages as the shared memory of this GPU holds. column: bytes of one of a stage's BLOCK columns."""
     if not x.is_cuda:
         return {}
     room = torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin
-    return {"num_stages": max(1, min(tile["num_stages"], room // (rows * tile["BLOCK"] * x.itemsize)))}
+    return {"num_stages": max(1, min(tile["num_stages"], room // (column * tile["BLOCK"])))}
 
 
 def _programs(device: torch.device, slots: int, experts: int, columns: int, tile: dict) -> tuple[int]:

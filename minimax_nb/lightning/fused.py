@@ -1,10 +1,11 @@
 """The fused backend of lightning attention: the kernels of flash-linear-attention, with an fp32 state. CUDA only."""
 
-import importlib.util
 from functools import cache
 
 import torch
 from torch import Tensor
+
+from ..lazy import installed
 
 RECURRENT = 16  # so many tokens are taken one by one, in one kernel; more in chunks
 CHUNK = 64  # tokens a chunk; 128 took 3 % longer on an H200
@@ -13,7 +14,7 @@ CHUNK = 64  # tokens a chunk; 128 took 3 % longer on an H200
 @cache
 def has_fused() -> bool:
     """Whether flash-linear-attention and Triton are installed."""
-    return all(importlib.util.find_spec(name) for name in ("fla", "triton"))
+    return installed("fla", "triton")
 
 
 def attend(

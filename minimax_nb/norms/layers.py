@@ -4,20 +4,19 @@ A module changes its class, to a subclass that adds no state and back. So `isins
 that record hidden states work as before, and a copy of a layer computes with its own weights.
 """
 
-import importlib.util
-
 import torch
 from torch import Tensor, nn
 from transformers.models.minimax.modeling_minimax import MiniMaxDecoderLayer, MiniMaxModel, MiniMaxRMSNorm
 
 from ..classes import change_class
+from ..lazy import installed
 from . import BACKENDS
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def can_run() -> bool:
-    return torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
+    return torch.cuda.is_available() and installed("triton")
 
 
 def servable(x: Tensor, *more: Tensor) -> bool:

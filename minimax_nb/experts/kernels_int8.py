@@ -1,0 +1,69 @@
+"""How an int8 becomes floating point in the registers of a GPU, exactly, four at a time.
+
+A GPU has an instruction for it, which runs at an eighth of the rate of an addition, so that it would take longer than
+reading the weights. So numbers are put together from their bits: a byte becomes the end of a floating point number
+whose exponent makes its last bit worth 1, and the rest is subtracted.
+
+    fp32   0x4b000000 | u = 2^23 + u      with u = n + 128 in 0..255; 2^23 + 128 is subtracted
+    fp16   0x6400 | u     = 1024 + u      1152 is subtracted
+    bf16   0x4300 | u     = 128 + u       for 7 bits only: the byte without its sign, less 256 if it is set, or 128
+
+tests/test_int8.py carries the instructions below out for all bytes. Triton's interpreter has no instructions, and takes
+the same way in fp32 by operations of Triton.
+"""
+
+import os
+
+import triton
+import triton.language as tl
+
+BY_INSTRUCTIONS = tl.constexpr(os.environ.get("TRITON_INTERPRET") != "1")
+
+TO_FP32 = tl.constexpr("""{
+    .reg .b32 u;
+    xor.b32 u, $4, 0x80808080;
+    prmt.b32 $0, u, 0x4b000000, 0x7440;
+    prmt.b32 $1, u, 0x4b000000, 0x7441;
+    prmt.b32 $2, u, 0x4b000000, 0x7442;
+    prmt.b32 $3, u, 0x4b000000, 0x7443;
+    sub.f32 $0, $0, 0f4B000080;
+    sub.f32 $1, $1, 0f4B000080;
+    sub.f32 $2, $2, 0f4B000080;
+    sub.f32 $3, $3, 0f4B000080;
+}""")
+TO_FP16 = tl.constexpr("""{
+    .reg .b32 u, k;
+    cvt.u32.u16 u, $1;
+    xor.b32 u, u, 0x8080;
+    mov.b32 k, 0x64806480;
+    prmt.b32 $0, u, 0x64646464, 0x4140;
+    sub.f16x2 $0, $0, k;
+}""")
+TO_BF16 = tl.constexpr("""{
+    .reg .b32 u, s, m;
+    cvt.u32.u16 u, $1;
+    mov.b32 m, 0xbf80bf80;
+    prmt.b32 u, u, 0x43434343, 0x4140;
+    and.b32 s, u, 0xff80ff80;
+    and.b32 u, u, 0xff7fff7f;
+    fma.rn.bf16x2 $0, s, m, u;
+}""")
+
+
+@triton.jit
+def as_float(values, dtype: tl.constexpr):
+    """Weights in `dtype`: fp32, fp16 or bf16."""
+    if values.dtype != tl.int8:
+        result = values.to(dtype)
+    elif not BY_INSTRUCTIONS:
+        bits = values.to(tl.int32) + 0x4B400000  # 1.5 * 2^23 + n, whose last bits may go down as well
+        result = (bits.to(tl.float32, bitcast=True) - 12582912.0).to(dtype)
+    elif dtype == tl.float32:
+        result = tl.inline_asm_elementwise(
+            TO_FP32, "=&r,=&r,=&r,=&r,r", [values], dtype=tl.float32, is_pure=True, pack=4
+        )
+    elif dtype == tl.float16:
+        result = tl.inline_asm_elementwise(TO_FP16, "=&r,h", [values], dtype=tl.float16, is_pure=True, pack=2)
+    else:
+        result = tl.inline_asm_elementwise(TO_BF16, "=&r,h", [values], dtype=tl.bfloat16, is_pure=True, pack=2)
+    return result
