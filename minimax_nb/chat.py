@@ -8,8 +8,8 @@
 
 The cache is kept from turn to turn. A turn appends the ids of what the template puts after the last reply.
 The reply itself stays the ids that the model sampled, because decoding them and tokenising the text again may
-give other ids. Stopping a stream (`close`, leaving the loop, Ctrl-C) takes the cache back, and the chat is as
-if that turn had never been asked.
+give other ids. A long message is fed in pieces (prefill.py). Stopping a stream (`close`, leaving the loop, Ctrl-C,
+before the first piece of a reply too) takes the cache back, and the chat is as if that turn had never been asked.
 
 It knows one conversation at a time: no batches, no beams, no drafts of another model. `generation` is
 whatever `model.generate` takes, and two things more: `generator`, a torch.Generator to draw from instead of

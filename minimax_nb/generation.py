@@ -30,6 +30,7 @@ from .terminal import token_progress
 DRAFTS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
 READ = ("use_cache", "prefill_chunk_size", "num_beams", "num_return_sequences")
 CACHES = (CACHE_ARGUMENT, "past_key_values")
+PACKED = ("position_ids", "cu_seq_lens_q", "seq_idx")  # documents in one row: one shot sees them, and refuses a cache
 
 
 def explain_generate() -> None:
@@ -61,7 +62,8 @@ def _in_pieces(model, inputs, asked: dict, kwargs: dict) -> Iterator[dict]:
     cache = next((kwargs[name] for name in CACHES if kwargs.get(name) is not None), None)
     ids, size = kwargs.get("input_ids") if inputs is None else inputs, asked["prefill_chunk_size"]
     new = context = 0
-    if isinstance(ids, Tensor) and ids.ndim == 2 and isinstance(cache, MiniMaxCache | None):
+    plain = all(kwargs.get(name) is None for name in PACKED)
+    if plain and isinstance(ids, Tensor) and ids.ndim == 2 and isinstance(cache, MiniMaxCache | None):
         rows = len(ids) * max(asked["num_beams"] or 1, asked["num_return_sequences"] or 1)
         new, context = _lengths(ids, kwargs.get("attention_mask"), cache)
         size = size or piece_for(model, rows, context, new)

@@ -100,10 +100,11 @@ def defined(query, key, value, real=None) -> torch.Tensor:
     key, value = (x.double().repeat_interleave(groups, 1) for x in (key, value))
     scores = query.double() @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
     seen = torch.ones(new, known, dtype=torch.bool).tril(known - new)[None, None]
-    if real is not None:
-        seen = seen & real[:, None, None]
-    out = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ value
-    return out if real is None else out.nan_to_num(0) * real[:, None, -new:, None]
+    if real is None:
+        return scores.masked_fill(~seen, -torch.inf).softmax(-1) @ value
+    seen = seen & real[:, None, None]
+    seen = seen | ~seen.any(-1, keepdim=True)  # a pad before all tokens, whose out is 0 anyhow
+    return scores.masked_fill(~seen, -torch.inf).softmax(-1) @ value * real[:, None, -new:, None]
 
 
 def off(got: torch.Tensor, want: torch.Tensor) -> float:
@@ -144,6 +145,10 @@ def test_rows_without_their_pads(new, known):
     for mask in (real, sides, sides.flip(1), torch.ones_like(real), torch.zeros_like(real)):
         want = defined(*tensors, mask)
         assert (padded(*tensors, mask) - want).norm() <= 1e-14 * want.norm()
+    for x in tensors:
+        x.requires_grad_()
+    ways = [torch.autograd.grad(way(*tensors, real).square().sum(), tensors) for way in (padded, defined)]
+    assert all((got - want).norm() <= 1e-13 * want.norm() for got, want in zip(*ways, strict=True))
 
 
 def test_a_mask_is_made_only_where_it_is_small(monkeypatch):

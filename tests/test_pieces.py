@@ -398,6 +398,13 @@ def test_the_caller_decides_and_one_shot_stays(hybrid, small_pieces):
     model.generate(rows(), use_cache=False, **GREEDY | {"max_new_tokens": 1})
 
 
+def test_packed_rows_are_refused_as_without_pieces(hybrid, small_pieces):
+    """In pieces, on a cache, nobody would look whether positions begin anew."""
+    twice = torch.arange(45).repeat(2, 2)
+    with pytest.raises(ValueError, match="packed documents and a cache do not go together"):
+        hybrid[0].generate(rows(), position_ids=twice, **GREEDY)
+
+
 def test_a_piece_fits_what_is_free(hybrid, monkeypatch):
     """On a CPU 4,096 tokens over all rows at most; a multiple of 256, and less where less is free."""
     model = hybrid[0]

@@ -105,11 +105,10 @@ class Decoder:
         for index in self.buffers.keys:
             pair, layer = keys_for(self.buffers, self.layers, index, self.dtype), cache.layers[index]
             for name, buffer in zip(("keys", "values"), pair, strict=True):
-                if (tensor := getattr(layer, name)).data_ptr() != buffer.data_ptr():
-                    buffer[:, :, :length].copy_(tensor)
-                    setattr(
-                        layer, name, buffer[:, :, :length]
-                    )  # what it had is free before the next layer's is asked for
+                if getattr(layer, name).data_ptr() != buffer.data_ptr():
+                    buffer[:, :, :length].copy_(getattr(layer, name))
+                    # What the cache had is free before the next layer's buffers are asked for.
+                    setattr(layer, name, buffer[:, :, :length])
         self.fed = getattr(cache, "fed", None)
         for place in self.buffers.places.values():
             place.mark(self.fed)
