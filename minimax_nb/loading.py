@@ -53,6 +53,7 @@ def load(
     device_map: str | int | dict | torch.device | None = "auto",
     lightning: str = "auto",
     decoding: str | None = None,
+    tp: bool = False,
     quiet: bool = False,
 ) -> tuple[MiniMaxForCausalLM, PreTrainedTokenizerBase]:
     """(model, tokenizer) of a converted folder, ready to generate.
@@ -61,12 +62,14 @@ def load(
     else the CPU. One line says what was chosen, unless `quiet`; `report(model)` has it as data.
     `lightning` is the backend of `use_lightning`: "auto", "fused", "torch" or "stock". `decoding` is "static", a step
     of its own for each new token (minimax_nb.decode), or "plain", the model's own forward pass; None takes the step
-    where it can be had, and otherwise says why not.
+    where it can be had, and otherwise says why not. `tp` reads a part of each layer for this process alone, which
+    computes together with the others that torchrun started (minimax_nb.parallel); `device_map` stays "auto" then.
     Raises ConfigError for a folder that was not converted or a Transformers that computes something else from it,
     CheckpointError for one whose files are missing or contradict each other, RuntimeError for "fused" or
-    "flash_attention_2" where it cannot run, and for a Transformers that fails the self-test.
+    "flash_attention_2" where it cannot run, and for a Transformers that fails the self-test. UsageMistake for `tp`
+    without the other processes, or with so many that they cannot share the heads.
     """
-    from . import decode
+    from . import decode, parallel
     from .cache import repair_cache
     from .generation import explain_generate
     from .lightning.backends import Sizes, choose, described, why_not_fused
@@ -77,13 +80,14 @@ def load(
     choose(lightning, on_gpu)  # what cannot run is said now, not after minutes of loading
     folder = Path(path).expanduser()
     config = _converted_config(folder)
+    ranks = parallel.begin(config, device_map, lightning) if tp else parallel.ALONE
     tensors = merge(read_headers(folder))
     check_tensors(config, tensors)
     verify_frequencies(config)
     dtype, device_map, where = _placement(dtype, device_map)
     dtype_name = str(dtype).removeprefix("torch.")
     attention, chosen = _attention(attn_implementation, on_gpu, dtype)
-    sizes = Sizes(config["num_attention_heads"], config["head_dim"], dtype_name)
+    sizes = Sizes(config["num_attention_heads"] // ranks.size, config["head_dim"], dtype_name)
     backend = choose(lightning, on_gpu, sizes)  # runs the fused kernels once
     fault = why_not_fused(on_gpu, sizes) if on_gpu and lightning == "auto" else ""
     explain_generate()
@@ -91,18 +95,24 @@ def load(
     tested, note = self_test(attention, backend, "cuda" if on_gpu else "cpu", dtype_name)
 
     tokenizer = load_tokenizer(folder)
-    model = load_model(folder, tensors, attn_implementation=attention, dtype=dtype, device_map=device_map)
-    compare_rows(model, config, folder, tensors)
+    settings = {"attn_implementation": attention, "dtype": dtype}
+    if ranks.size > 1:
+        model = parallel.load_part(folder, tensors, config, ranks, **settings)
+    else:
+        model = load_model(folder, tensors, device_map=device_map, **settings)
+    compare_rows(model, config, folder, tensors, ranks.rank)
     rebuild_decays(model)
     use_lightning(model, backend)
+    if ranks.size > 1:
+        parallel.split(model, ranks)
     kernels = ", experts and norms by our kernels" if on_gpu and _use_kernels(model) else ""
     unfit = decode.problem(model) if decoding != "plain" else ""
     decoded = decode.use_decoding(model, "plain" if unfit or decoding == "plain" else "static")
     cache = ", ".join(repaired) or "nothing, this version needs none"
     how = f"{described(backend, fault)}{kernels}, {decode.described(decoded, on_gpu, unfit)}"
-    line = f"{where}, {chosen}, {how}; cache repaired: {cache}{note}"
+    line = f"{ranks.described()}{where}, {chosen}, {how}; cache repaired: {cache}{note}"
     model.minimax_nb = Report(dtype_name, attention, backend, decoded, repaired, tested, line)
-    if not quiet:
+    if not quiet and ranks.rank == 0:
         print(line)
     return model, tokenizer
 

@@ -48,18 +48,22 @@ def load_model(folder: Path, tensors: Header, **settings):
     return model.eval()
 
 
-def compare_rows(model, config: dict, folder: Path, tensors: Header) -> None:
-    """The first head of each q_proj and k_proj must be that of the file which the index names, not of a later file."""
+def compare_rows(model, config: dict, folder: Path, tensors: Header, rank: int = 0) -> None:
+    """The first head of each q_proj and k_proj must be that of the file which the index names, not of a later file.
+
+    Of a model split over ranks, the first head of this `rank`.
+    """
     from safetensors import safe_open
 
     index = read_json(folder / INDEX)["weight_map"] if (folder / INDEX).is_file() else {}
     parameters = dict(model.named_parameters())
     for name in qk_names(config):
         loaded, file = parameters[name][: config["head_dim"]], index.get(name, tensors[name].file.name)
+        first = rank * len(parameters[name])
         if loaded.device.type == "meta":  # offloaded to disk by accelerate
             continue
         with safe_open(folder / file, "pt") as shard:
-            rows = shard.get_slice(name)[: config["head_dim"]].to(loaded.dtype)
+            rows = shard.get_slice(name)[first : first + config["head_dim"]].to(loaded.dtype)
         if not rows.equal(loaded.cpu()):
             raise CheckpointError(
                 f"{name} in the model is not the one in {file}: a file that sorts after it overrode it. "

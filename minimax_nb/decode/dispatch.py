@@ -19,10 +19,15 @@ from transformers.models.minimax import modeling_minimax as stock
 from ..cache import CACHE_ARGUMENT
 from ..lightning.boundaries import hand_down
 from ..lightning.layer import LightningAttention
+from ..parallel.layers import ParallelAttention, ParallelHead, ParallelLightning, ParallelMixture, is_split
+from ..parallel.ranks import is_first
 from .decoder import Changed, Decoder, Refused, Unfit
 
 MODES = ("static", "plain")
 FLAGS = ("output_attentions", "output_hidden_states", "output_router_logits")
+ATTENTIONS = (stock.MiniMaxAttention, stock.MiniMaxLightningAttention, LightningAttention)
+ATTENTIONS += (ParallelAttention, ParallelLightning)
+MIXTURES = (stock.MiniMaxSparseMoeBlock, ParallelMixture)
 KNOWN = {"input_ids", "attention_mask", "position_ids", "cache", "past_key_values", "use_cache", "logits_to_keep"}
 KNOWN |= {"return_dict"}
 CAPTURING = "transformers.utils.output_capturing"  # its hooks act on calls that ask for outputs of single layers
@@ -46,7 +51,7 @@ class _Static:
         return any(hook is not hand_down and getattr(hook, "__module__", "") != CAPTURING for hook in found)
 
     def say(self, why: str) -> None:
-        if why not in self.said:
+        if why not in self.said and is_first():
             self.said.add(why)
             print(f"decoding plainly: {why}")
 
@@ -99,6 +104,11 @@ def require(mode: str | None) -> None:
         raise ValueError(f"decoding is {mode!r}, not {' or '.join(map(repr, MODES))}")
 
 
+def forget() -> None:
+    """Drop what is known of all models, the graphs too: the next step makes its own anew."""
+    _known.clear()
+
+
 def described(mode: str, on_gpu: bool, why: str = "") -> str:
     """The mode in words, for the line that load() prints."""
     why = why or (COMPILING if mode == "static" and on_gpu else "")
@@ -128,9 +138,9 @@ def problem(model: nn.Module) -> str:
     if config.rope_parameters.get("rope_type") in ("dynamic", "longrope"):
         return "the rotation depends on the length"
     kinds = [_kind(layer) for layer in model.model.layers]
-    if None in kinds or type(model.lm_head) is not nn.Linear:
+    if None in kinds or type(model.lm_head) not in (nn.Linear, ParallelHead):
         return "a layer has modules that are not Transformers' own, such as an adapter"
-    if stock.MiniMaxAttention not in kinds:
+    if not any(issubclass(kind, stock.MiniMaxAttention) for kind in kinds):
         return "without a softmax layer the cache does not know its length"
     if stock.MiniMaxLightningAttention in kinds:
         return "lightning attention is stock's"
@@ -140,8 +150,7 @@ def problem(model: nn.Module) -> str:
 def _kind(layer: nn.Module) -> type | None:
     """The class of a layer's attention, None if anything in it is not as Transformers made it."""
     kind = type(layer.self_attn)
-    own = kind in (stock.MiniMaxAttention, stock.MiniMaxLightningAttention, LightningAttention)
-    own = own and type(layer.mlp) is stock.MiniMaxSparseMoeBlock and type(layer.mlp.experts) is stock.MiniMaxExperts
+    own = kind in ATTENTIONS and type(layer.mlp) in MIXTURES and type(layer.mlp.experts) is stock.MiniMaxExperts
     linear = [m for m in layer.self_attn.children() if not isinstance(m, stock.MiniMaxRMSNorm | nn.SiLU)]
     own = own and all(type(m) is nn.Linear or type(m).__name__ == "SiLUActivation" for m in linear)
     return kind if own else None
@@ -183,14 +192,17 @@ def _stepped(model: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:
     except Changed:
         _known.pop(model)
         return _stepped(model, args, kwargs)
-    except Unfit as error:
-        state.why = str(error)
-        state.say(state.why)
+    except (Unfit, torch.OutOfMemoryError) as error:
+        if is_split(model):  # the other ranks are in the middle of this step, and a plain pass cannot join them
+            raise
+        if isinstance(error, Unfit):
+            state.why = str(error)
+            state.say(state.why)
+        else:
+            state.decoder.drop()
+            state.say("too little memory for static keys and values of this length")
     except Refused as error:
         state.say(str(error))
-    except torch.OutOfMemoryError:
-        state.decoder.drop()
-        state.say("too little memory for static keys and values of this length")
     state.refused.add(cache)
     return None
 

@@ -1,7 +1,8 @@
 """The step: one token a row through the layers of one device, written once for both sets of operations.
 
 A model whose layers lie on several devices is several parts, one after the other. Modules are read for their weights
-and never called, so that accelerate's hooks stay on them and cost nothing here.
+and never called, so that accelerate's hooks stay on them and cost nothing here. Where layers are split over processes
+(minimax_nb.parallel), the sums over them are part of the step.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..lightning import slopes
+from ..lightning.layer import rates_of
+from ..parallel.layers import ParallelAttention, ParallelHead, ParallelLightning, ParallelMixture
+from ..parallel.ranks import join_last, sum_over_ranks
 from .buffers import Buffers, Place
 
 
@@ -45,10 +48,8 @@ def parts_of(model: nn.Module) -> list[Part]:
     for index, layer in enumerate(body.layers):
         part = part_on(layer.input_layernorm.weight)
         part.layers.append((index, layer))
-        attention = layer.self_attn
         if is_lightning(layer):
-            heads, layers = attention.num_attention_heads, attention.num_hidden_layers
-            part.rates[index] = _kept(slopes(heads, attention.layer_idx, layers), part.device)
+            part.rates[index] = _kept(rates_of(layer.self_attn), part.device)
     part_on(body.norm.weight).norm = body.norm
     part_on(model.lm_head.weight).head = model.lm_head
     for part in parts:
@@ -86,14 +87,18 @@ def run(part: Part, x: Tensor, buffers: Buffers) -> Tensor:
             x = ops.sum_norm(x, factors[0], new, factors[1], following.weight, following.variance_epsilon)
     if part.last:
         ops.advance(place)
-    return ops.linear(x, part.head.weight)[0] if part.head is not None else x
+    if part.head is None:
+        return x
+    logits = ops.linear(x, part.head.weight)[0]
+    return join_last(logits) if isinstance(part.head, ParallelHead) else logits
 
 
 def lightning(ops: ModuleType, layer: nn.Module, x: Tensor, rates: Tensor, state: Tensor) -> Tensor:
     qkv, gate = ops.linear(x, layer.qkv_proj.weight, layer.output_gate.weight)
     out = ops.decay_and_read(qkv, rates, state, layer.num_attention_heads)
-    out = ops.norm_and_gate(out, gate, layer.norm.weight, layer.norm.variance_epsilon)
-    return ops.linear(out, layer.out_proj.weight)[0]
+    gated = ops.norm_and_gate(out, gate, layer.norm.weight, layer.norm.variance_epsilon)
+    new = ops.linear(gated, layer.out_proj.weight)[0]
+    return layer.joined(new, out) if isinstance(layer, ParallelLightning) else new
 
 
 def softmax(
@@ -108,12 +113,14 @@ def softmax(
 ) -> Tensor:
     q, k, v = ops.linear(x, layer.q_proj.weight, layer.k_proj.weight, layer.v_proj.weight)
     q = ops.rotate_and_keep(q, k, v, keys, values, place, frequencies, scale)
-    return ops.linear(ops.attend(q, keys, values, place), layer.o_proj.weight)[0]
+    new = ops.linear(ops.attend(q, keys, values, place), layer.o_proj.weight)[0]
+    return sum_over_ranks(new) if isinstance(layer, ParallelAttention) else new
 
 
 def mixture(ops: ModuleType, layer: nn.Module, x: Tensor) -> Tensor:
     index, weights = ops.route(x, layer.gate.weight, layer.gate.top_k)
-    return ops.experts(layer.experts, x, index, weights)
+    new = ops.experts(layer.experts, x, index, weights)
+    return sum_over_ranks(new) if isinstance(layer, ParallelMixture) else new
 
 
 def _operations(device: torch.device) -> ModuleType:

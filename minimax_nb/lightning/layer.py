@@ -103,11 +103,14 @@ class LightningAttention(MiniMaxLightningAttention):
         qkv, gate = self.qkv_proj(hidden_states), self.output_gate(hidden_states)
         fast = self.lightning_backend == "fused" and not (torch.is_grad_enabled() and qkv.requires_grad)
         out, state = (_attend_fast if fast else _attend)(self, qkv, boundaries, state)
-        out = (_norm_and_gate_fast if fast else _norm_and_gate)(self.norm, out, gate)
         if kept is not None:
             kept.set_linear_cache(self.layer_idx, state)
             kept.fed = boundaries.fed
-        return self.out_proj(out), state
+        return self._project(out, gate, fast), state
+
+    def _project(self, out: Tensor, gate: Tensor, fast: bool) -> Tensor:
+        """The layer's output from what its heads read of their states, (batch, length, heads * head_dim)."""
+        return self.out_proj((_norm_and_gate_fast if fast else _norm_and_gate)(self.norm, out, gate))
 
     query_decay = property(lambda self: _tables(self)["query_decay"])
     key_decay = property(lambda self: _tables(self)["key_decay"])
@@ -138,9 +141,11 @@ def _give_tables(layer: MiniMaxLightningAttention) -> None:
 
 
 def _set_class(layer: MiniMaxLightningAttention, wanted: type) -> None:
-    """Give a layer its class, and its tables or not."""
-    if type(layer) is wanted:
+    """Give a layer its class, and its tables or not. A split layer keeps its class, which is ours too."""
+    if type(layer) is wanted or (wanted is LightningAttention and isinstance(layer, wanted)):
         return
+    if hasattr(layer, "all_heads"):
+        raise ValueError("Transformers' own lightning layers cannot be split over ranks: leave out 'stock', or tp=True")
     if wanted is LightningAttention:
         for name in DECAY_TABLES:
             setattr(layer, name, layer.slope_rate.new_empty(0))  # the buffer stays under its name
@@ -172,16 +177,28 @@ def _state_in(cache, layer: int) -> Tensor | None:
     return states[layer] if layer < len(states) and isinstance(states[layer], Tensor) else None
 
 
+def rates_of(layer, device: torch.device | None = None) -> Tensor:
+    """The slopes of a layer's heads, (heads,): of a part of them where the layer is split (minimax_nb.parallel)."""
+    heads, first = _heads(layer)
+    rates = slopes(heads, layer.layer_idx, layer.num_hidden_layers, device)
+    return rates[first : first + layer.num_attention_heads]
+
+
+def _heads(layer) -> tuple[int, int]:
+    """How many heads there are in all, and the first that this layer has."""
+    return getattr(layer, "all_heads", layer.num_attention_heads), getattr(layer, "first_head", 0)
+
+
 _KEPT: dict[tuple, Tensor] = {}
 
 
 def _rates(layer, device: torch.device) -> Tensor:
     """The slopes of a layer on a device, computed once: a copy to a GPU in each layer and step would cost time."""
-    key = (layer.num_attention_heads, layer.layer_idx, layer.num_hidden_layers, device)
+    key = (*_heads(layer), layer.num_attention_heads, layer.layer_idx, layer.num_hidden_layers, device)
     if key in _KEPT:
         return _KEPT[key]
     with torch.inference_mode(False):  # a tensor made in inference mode could not serve in training later
-        rates = slopes(*key)
+        rates = rates_of(layer, device)
     if not is_tracing(rates):  # a tracer's tensor is no good to anyone else
         _KEPT[key] = rates
     return rates

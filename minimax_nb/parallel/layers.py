@@ -1,0 +1,122 @@
+"""The split layers: each computes this rank's share as Transformers' class does, and adds that of the other ranks.
+
+The three sublayers end in a product whose inputs are split, so what a rank holds is a term of a sum: one all-reduce
+makes it whole. Lightning attention has a norm over all heads before that product. It seems to need the sum of their
+squares first, which would be a second all-reduce. But dividing by the norm and multiplying by a matrix may change
+places, so each rank multiplies what it has and the squares go along in the same all-reduce.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.models.minimax.modeling_minimax import MiniMaxAttention, MiniMaxSparseMoeBlock
+
+from ..classes import change_class
+from ..errors import UsageMistake
+from ..lightning.layer import LightningAttention
+from .ranks import Ranks, join_last, sum_over_ranks
+
+
+class ParallelAttention(MiniMaxAttention):
+    """Softmax attention of this rank's heads, and of all of them in its output."""
+
+    def forward(self, *args, **kwargs) -> tuple[Tensor, Tensor | None]:
+        out, weights = super().forward(*args, **kwargs)
+        return sum_over_ranks(out), weights
+
+
+class ParallelMixture(MiniMaxSparseMoeBlock):
+    """The mixture of experts: the router whole, of each expert a slice of the values inside it."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return sum_over_ranks(super().forward(hidden_states))
+
+
+class ParallelHead(nn.Linear):
+    """The head: each rank the logits of a part of the vocabulary, and then all of them."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return join_last(F.linear(hidden_states, self.weight))
+
+
+class ParallelLightning(LightningAttention):
+    """Lightning attention of this rank's heads, `num_attention_heads` of `all_heads`, from `first_head` on."""
+
+    all_heads: int
+    first_head: int
+
+    def _project(self, out: Tensor, gate: Tensor, fast: bool) -> Tensor:
+        return self.joined(super()._project(out, gate, fast), out)
+
+    def joined(self, part: Tensor, out: Tensor) -> Tensor:
+        """The sublayer's output from `part` (..., hidden), what its norm and out_proj made of `out` (..., heads * n).
+
+        With the mean square m_r of the heads of rank r, `part` is W_r (gate_r w_r out_r) / sqrt(m_r + eps). That is
+        undone, the ranks add, and the sum is divided by sqrt(mean of all m_r + eps). Sent in fp32, because m_r is one
+        number for a whole token. Dividing by the rank's own m_r at first keeps fp16 within its range.
+        """
+        if part.is_cuda:
+            from .kernels import divide, multiply
+        else:
+            divide, multiply = _divide, _multiply
+        ranks, eps = self.all_heads // self.num_attention_heads, self.norm.variance_epsilon
+        return divide(sum_over_ranks(multiply(part, out, eps)), part, ranks, eps)
+
+    def get_slope_rate(self, device=None) -> Tensor:
+        """Of this rank's heads."""
+        return self.slope_rate.to(device or self.slope_rate.device)
+
+
+def _multiply(part: Tensor, out: Tensor, eps: float) -> Tensor:
+    """What is sent: part * sqrt(m + eps), and after all tokens of it the m of each; fp32 (tokens * (hidden + 1),)."""
+    size = part.numel()
+    sent = part.new_empty(size + size // part.shape[-1], dtype=torch.float32)
+    mean = sent[size:].view(*part.shape[:-1], 1)
+    norm = torch.linalg.vector_norm(out, dim=-1, keepdim=True, dtype=torch.float32)
+    torch.mul(norm, norm / out.shape[-1], out=mean)
+    torch.mul(part, (mean + eps).sqrt_(), out=sent[:size].view(part.shape))
+    return sent
+
+
+def _divide(summed: Tensor, part: Tensor, ranks: int, eps: float) -> Tensor:
+    """The way back, into the shape and dtype of `part`."""
+    whole, mean = summed[: part.numel()].view(part.shape), summed[part.numel() :].view(*part.shape[:-1], 1)
+    return (whole / (mean / ranks + eps).sqrt_()).to(part.dtype)
+
+
+def split(model: nn.Module, ranks: Ranks) -> None:
+    """Let the layers of a model compute with those of the other ranks; after `load_part` and `use_lightning`."""
+    for layer in model.model.layers:
+        attention, experts = layer.self_attn, layer.mlp.experts
+        if isinstance(attention, MiniMaxAttention):
+            change_class(attention, ParallelAttention)
+        else:
+            _split_lightning(attention, ranks)
+        change_class(layer.mlp, ParallelMixture)
+        experts.intermediate_dim = experts.down_proj.shape[-1]
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.out_features, module.in_features = module.weight.shape
+    if len(model.lm_head.weight) < model.config.vocab_size:
+        change_class(model.lm_head, ParallelHead)
+    model.save_pretrained = _not_a_whole_model
+
+
+def _split_lightning(layer: LightningAttention, ranks: Ranks) -> None:
+    layer.all_heads = layer.num_attention_heads
+    layer.num_attention_heads //= ranks.size
+    layer.first_head = ranks.rank * layer.num_attention_heads
+    here = slice(layer.first_head, layer.first_head + layer.num_attention_heads)
+    layer.slope_rate = layer.slope_rate[here].clone()
+    change_class(layer, ParallelLightning)
+
+
+def is_split(model: nn.Module) -> bool:
+    """Whether a model computes together with other ranks."""
+    return any(isinstance(module, ParallelMixture) for module in model.modules())
+
+
+def _not_a_whole_model(*args, **kwargs):
+    raise UsageMistake(
+        "a rank holds a part of the weights and cannot save the model: the folder it was read from is it"
+    )
