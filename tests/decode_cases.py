@@ -17,6 +17,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from minimax_nb.decode import torch_ops, triton_ops  # noqa: E402
 from minimax_nb.decode.buffers import Place  # noqa: E402
+from minimax_nb.parallel import kernels, layers  # noqa: E402
 
 DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
 SHAPES = [(1, 128, 4, 2, 32), (3, 128, 4, 2, 32), (1, 96, 8, 2, 24), (3, 96, 6, 1, 24)]  # rows, hidden, h, g, head_dim
@@ -61,6 +62,10 @@ def run(rows: int, hidden: int, heads: int, grouped: int, width: int) -> None:
     )
     say(f"decay_and_read, {case}", got, want)
     say(f"decay_and_read, state, {case}", *states)
+    part, ranks = random(rows, hidden), 4  # as the parts of a split lightning layer before and after their sum
+    sent = [ways(part, out, 1e-6) for ways in (kernels.multiply, layers._multiply)]
+    say(f"multiply, {case}", *sent)
+    say(f"divide, {case}", *(ways(ranks * sent[1], part, ranks, 1e-6) for ways in (kernels.divide, layers._divide)))
     for room, length in PLACES:
         softmax(f"{case}, {length} of {room}", rows, heads, grouped, width, room, length)
 

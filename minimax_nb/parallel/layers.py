@@ -14,7 +14,7 @@ from transformers.models.minimax.modeling_minimax import MiniMaxAttention, MiniM
 from ..classes import change_class
 from ..errors import UsageMistake
 from ..lightning.layer import LightningAttention
-from .ranks import Ranks, join_last, sum_over_ranks
+from .ranks import Ranks, join_last, require_no_gradients, sum_over_ranks
 
 
 class ParallelAttention(MiniMaxAttention):
@@ -55,6 +55,7 @@ class ParallelLightning(LightningAttention):
         undone, the ranks add, and the sum is divided by sqrt(mean of all m_r + eps). Sent in fp32, because m_r is one
         number for a whole token. Dividing by the rank's own m_r at first keeps fp16 within its range.
         """
+        require_no_gradients(part)
         if part.is_cuda:
             from .kernels import divide, multiply
         else:

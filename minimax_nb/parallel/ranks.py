@@ -20,8 +20,8 @@ from ..errors import UsageMistake
 
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # by torchrun
 HOW = "start it as  torchrun --nproc-per-node 2 script.py  with the number of your GPUs"
-GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before PyTorch 2.13
-PATIENCE = timedelta(hours=2)  # ranks wait for the slowest to read its weights; a rank that ends is noticed at once
+GATHER = getattr(dist, "all_gather_single", getattr(dist, "all_gather_into_tensor", None))  # before PyTorch 2.13
+PATIENCE = timedelta(minutes=30)  # for a rank that reads its weights more slowly; one that fails is noticed at once
 
 
 class Ranks(NamedTuple):
@@ -88,17 +88,21 @@ def is_first() -> bool:
 
 
 def sum_over_ranks(x: Tensor) -> Tensor:
-    """x, the sum over all ranks of what each holds; in place. RuntimeError if a gradient would have to go through."""
-    if x.requires_grad:
-        raise RuntimeError("a model split over ranks computes no gradients: train in one process, without tp=True")
+    """x, the sum over all ranks of what each holds; in place."""
+    require_no_gradients(x)
     dist.all_reduce(x)
     return x
 
 
-def join_last(x: Tensor) -> Tensor:
-    """(..., n) of each rank -> (..., ranks * n), in the order of the ranks."""
+def require_no_gradients(x: Tensor) -> None:
+    """RuntimeError if a gradient would have to go through the other ranks."""
     if x.requires_grad:
         raise RuntimeError("a model split over ranks computes no gradients: train in one process, without tp=True")
+
+
+def join_last(x: Tensor) -> Tensor:
+    """(..., n) of each rank -> (..., ranks * n), in the order of the ranks."""
+    require_no_gradients(x)
     size, rows = dist.get_world_size(), x.shape[:-1].numel()
     parts = x.new_empty(size, rows, x.shape[-1])
     GATHER(parts.view(-1), x.contiguous().view(-1))
