@@ -10,9 +10,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from minimax_nb.parallel.ranks import start, sum_over_ranks  # noqa: E402
 
 ranks = start()
+device = "cuda" if torch.cuda.is_available() else "cpu"
 for turn in range(10):
     if turn == 5 and ranks.rank == 1:
         print(f"fails at {time.time()}", flush=True)
         raise RuntimeError("rank 1 breaks")
-    total = sum_over_ranks(torch.ones(1000))
+    total = sum_over_ranks(torch.ones(1000, device=device))
     assert (total == ranks.size).all()
