@@ -169,6 +169,11 @@ def test_ranks_that_cannot_share_the_heads(ranks, fits):
         reading.require_parts(config, ranks)
 
 
+def test_a_quantised_folder_is_not_split():
+    with pytest.raises(UsageMistake, match="the one it was made from"):
+        reading.begin({"quantization_config": {"quant_method": "torchao"}}, "auto", "auto")
+
+
 def test_more_processes_than_gpus(monkeypatch):
     told = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "x", "MASTER_PORT": 1}
     for name, value in told.items():

@@ -1,12 +1,14 @@
 """A rank's part of the weights, read from the folder by Transformers.
 
-Transformers can split while it reads: a plan names the parameters, each rank reads its slices from the files and
-nothing else, and the model then holds `DTensor`s. Its own plan leaves the lightning layers whole, which is a quarter of
-the weights that are not experts, so they are added to it here. What happens afterwards is ours: the slices become plain
-tensors, so that kernels and the static step can read them, and layers.py adds what the ranks computed.
+Transformers can split while it reads: a plan names the parameters, and each rank reads its slices from the files and
+nothing else. Its own plan leaves the lightning layers whole, 35 GB of the real model on each rank, so they are added to
+it here. What happens afterwards is ours. Transformers would wrap each slice in a `DTensor`, which our kernels and the
+static step cannot read and torchao's int8 cannot be; here it stays a plain tensor, and layers.py adds what the ranks
+computed.
 """
 
 from pathlib import Path
+from unittest.mock import patch
 
 from torch import nn
 
@@ -15,6 +17,7 @@ from ..errors import ConfigError, UsageMistake
 from ..weights import load_model
 from .ranks import ALONE, Ranks, start
 
+WRAP = "transformers.core_model_loading._dtensor_from_local_like"  # of a slice that was read
 ATTENTION = "model.layers.*.self_attn."
 # Rows of a weight are what it computes, columns what it reads. The heads of qkv_proj lie one after the other, each with
 # its q, k and v, so a range of its rows is a range of heads.
@@ -33,6 +36,8 @@ def begin(config: dict, device_map, lightning: str) -> Ranks:
         raise UsageMistake(f"tp=True gives each process a GPU of its own: leave out device_map={device_map!r}")
     if lightning == "stock":
         raise UsageMistake("lightning='stock' cannot be split over ranks, and tp=True splits it: leave out one of them")
+    if config.get("quantization_config"):
+        raise UsageMistake("tp=True cannot split a quantised folder: load the one that it was made from")
     ranks = start()
     if ranks.size == 1:
         return ALONE
@@ -59,7 +64,7 @@ def load_part(folder: Path, tensors: Header, config: dict, ranks: Ranks, **setti
     `settings` are those of `load_model`, without a device_map. ConfigError for a Transformers that cannot do it.
     """
     try:
-        from torch.distributed.tensor import DTensor
+        from transformers.core_model_loading import _dtensor_from_local_like  # noqa: F401
         from transformers.distributed import DistributedConfig
     except ImportError as missing:
         raise ConfigError(f"tp=True needs the Transformers that this kit is tested with: {missing}") from missing
@@ -67,12 +72,10 @@ def load_part(folder: Path, tensors: Header, config: dict, ranks: Ranks, **setti
     if config.get("tie_word_embeddings") or config["vocab_size"] % ranks.size:
         plan["lm_head"] = "replicate"
     split = DistributedConfig(tp_size=ranks.size, tp_plan=plan)
-    model = load_model(folder, tensors, distributed_config=split, **settings)
+    with patch(WRAP, lambda part, like: part):
+        model = load_model(folder, tensors, distributed_config=split, **settings)
     for module in model.modules():
         vars(module).pop("forward", None)  # Transformers' own way to talk to the other ranks
-        for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(parameter, DTensor):
-                setattr(module, name, nn.Parameter(parameter.to_local().detach()))
     model.requires_grad_(False)
     _forget_the_plan(model)
     return model
