@@ -70,7 +70,7 @@ def test_python_3_11_is_enough():
 
 def test_the_work_tree_is_small(work_tree):
     size = {path: path.stat().st_size for path in work_tree}
-    assert sum(size.values()) < 20e6
+    assert sum(size.values()) < 24e6
     assert sum(size[path] for path in work_tree if path.is_relative_to(DEMO / "checkpoint")) < 16e6
 
 
@@ -129,18 +129,6 @@ def test_the_readme_shows_every_room():
     there = [*(ROOT / "minimax_nb").glob("*.py")]
     there += [path.parent for path in (ROOT / "minimax_nb").glob("*/__init__.py")]
     assert [path.name for path in there if path not in shown and path.name != "__init__.py"] == []
-
-
-@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=relative)
-def test_benchmarks_ask_for_names_that_the_package_has(script):
-    """Nothing runs them from day to day, and a name that changed would show on the GPU machine first."""
-    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("minimax_nb"):
-            place = ROOT.joinpath(*node.module.split("."))
-            text = (place / "__init__.py" if place.is_dir() else place.with_suffix(".py")).read_text(encoding="utf-8")
-            for name in (alias.name for alias in node.names):
-                there = re.search(rf"\b{name}\b", text) or (place / f"{name}.py").exists() or (place / name).is_dir()
-                assert there, f"{node.module} has no {name}"
 
 
 # The notebooks
