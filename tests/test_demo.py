@@ -186,7 +186,7 @@ def test_export_then_convert_gives_the_same_bits(model, tokenizer, tmp_path):
     with torch.no_grad():
         assert torch.equal(back(rows).logits, model(rows).logits)
     names = json.loads((original / "model.safetensors.index.json").read_text())["weight_map"]
-    assert len(set(names.values())) == 2
+    assert len(set(names.values())) > 1
     assert "model.layers.0.block_sparse_moe.experts.3.w2.weight" in names
     assert not [name for name in names if "decay" in name or "slope" in name]
 

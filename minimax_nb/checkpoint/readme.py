@@ -33,6 +33,8 @@ right.{links}
 """
 CONVERT = "`minimax-nb patch THIS_FOLDER NEW_FOLDER` makes a folder for it."
 KEEP = "Load the adapter from which this one was made, on the converted folder."
+ELSEWHERE = """
+Weight files may be links into other folders: keep these too."""
 LINKS = """
 Weight files may be links to those of the original folder: keep both."""
 
@@ -47,4 +49,4 @@ def readme(name: str, config: dict, *, link: bool) -> bytes:
 def restored_readme(name: str, *, link: bool = False, adapter: bool = False) -> bytes:
     """`name` is that of the folder it came from; with `link`, weights are links."""
     what, convert = ("adapter", KEEP) if adapter else ("folder", CONVERT)
-    return RESTORED.format(name=name, what=what, convert=convert, links=LINKS if link else "").encode()
+    return RESTORED.format(name=name, what=what, convert=convert, links=ELSEWHERE if link else "").encode()

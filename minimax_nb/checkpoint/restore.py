@@ -125,8 +125,10 @@ def plan_restore(src: Path, dst: Path, *, original: Path | None, link: bool) -> 
     check_tensors(config, tensors)
     files, notes = small_files(src, config) if original is None else (own_files(original, config), [])
     shards = _shards(config, headers, tensors, link)
-    linked = any(shard.link for shard in shards)
-    files.setdefault(README, restored_readme(src.resolve().name, link=linked))
+    linked = sorted({str(shard.link.parent) for shard in shards if shard.link})
+    if linked:
+        notes = [*notes, f"weight files are links into {', '.join(linked)}: keep it, or give --copy"]
+    files.setdefault(README, restored_readme(src.resolve().name, link=bool(linked)))
     states = {path: file_state(path) for path in headers}
     return Plan(src, dst, config, files, headers, shards, states, notes)
 
@@ -231,9 +233,11 @@ def _write(plan: Plan, partial: Path) -> None:
     names = shard_names(len(plan.shards))
     links = {partial / name: shard.link for name, shard in zip(names, plan.shards, strict=True) if shard.link}
     if links and not link_weights(links, place):
-        plan = plan._replace(shards=[shard._replace(link=None) for shard in plan.shards])
+        tensors = original_header(merge(plan.headers))
+        plan = plan._replace(shards=_shards(plan.config, plan.headers, tensors, link=False))
         log.warning("links are refused in %s: copying %.2f GB", place.parent, plan.bytes_to_write / 1e9)
         require_space(place.parent, plan.bytes_to_write)
+        names = shard_names(len(plan.shards))
     moved, weight_map = _moved(plan.config), {}
     with byte_progress(plan.bytes_to_write) as advance:
         for name, shard in zip(names, plan.shards, strict=True):

@@ -241,7 +241,8 @@ def export(model, config: dict, tokenizer, dst: Path) -> Path:
     """
     with tempfile.TemporaryDirectory() as work:
         native, original = Path(work, "native"), Path(work, "original")
-        model.save_pretrained(native, max_shard_size="16MB")
+        half = sum(tensor.nbytes for tensor in model.state_dict().values()) // 2
+        model.save_pretrained(native, max_shard_size=half)  # several files, as a large model has
         tokenizer.save_pretrained(original)
         settings = json.loads((original / "tokenizer_config.json").read_text()) | {"tokenizer_class": "GPT2Tokenizer"}
         kept = {key: settings[key] for key in settings if key not in ("backend", "model_max_length")}
