@@ -42,6 +42,7 @@ log = logging.getLogger("minimax_nb")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 LORA = re.compile(r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?:\.weight)?")
+BESIDE = ".base_layer"  # in the name of an embedding that is stored whole beside its A and B
 OTHER_SUMS = ("layer_replication", "use_qalora", "use_bdlora", "kasa_config", "velora_config", "monteclora_config")
 PLAIN_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")  # those that leave the base's weights alone
 MERGE = "merge it first (merge_and_unload, then save_pretrained) and restore the merged folder"
@@ -132,7 +133,7 @@ def _restored(src: Path, dst: Path, settings: dict, original: Path | None) -> di
         "alpha_pattern": {},
         "init_lora_weights": True,
         "target_modules": _targets(loras, base.config),
-        "modules_to_save": sorted(name.removesuffix(".weight") for name in trained) or None,
+        "modules_to_save": sorted(name.removesuffix(".weight") for name in trained if BESIDE not in name) or None,
     }
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt"})
     return {WEIGHTS: content, CONFIG: to_json(settings), README: restored_readme(src.resolve().name, adapter=True)}
@@ -208,7 +209,8 @@ def _layers(path: Path, settings: dict, config: dict) -> tuple[dict[str, Lora], 
     loras = {}
     for module, found in parts.items():
         loras |= _originals(path, module, found, settings, config)
-    for name, shape in [(name, tuple(t.shape)) for name, t in trained.items()] + _shapes(loras):
+    whole = [(name.replace(BESIDE, ""), tuple(tensor.shape)) for name, tensor in trained.items()]
+    for name, shape in whole + _shapes(loras):
         if shapes.get(name) != shape:
             here = f"{list(shapes[name])} there" if name in shapes else "not there"
             raise CheckpointError(f"{path}: {name} is {list(shape)}, and {here}: the adapter is of another model")
@@ -264,6 +266,7 @@ def _scale(settings: dict, key: str, rank: int) -> float:
 
 def _alike(loras: dict[str, Lora]) -> tuple[dict[str, Lora], int, float]:
     """All layers with one rank and one scale, and the rank and the alpha of these. What they add stays the same."""
+    import torch
     import torch.nn.functional as F
 
     if not loras:
@@ -272,9 +275,11 @@ def _alike(loras: dict[str, Lora]) -> tuple[dict[str, Lora], int, float]:
     ((scale, _),) = Counter(lora.scale for lora in loras.values()).most_common(1)
     alike = {}
     for name, lora in loras.items():
-        missing = rank - lora.A.shape[0]
-        B = lora.B if lora.scale == scale else (lora.B.double() * (lora.scale / scale)).float()
-        alike[name] = lora._replace(A=F.pad(lora.A, (0, 0, 0, missing)), B=F.pad(B, (0, missing)), scale=scale)
+        A, B, missing = lora.A, lora.B, rank - lora.A.shape[0]
+        if lora.scale != scale:
+            B = (B.double() * (lora.scale / scale)).to(torch.promote_types(B.dtype, torch.float32))
+            A = A.to(B.dtype)
+        alike[name] = lora._replace(A=F.pad(A, (0, 0, 0, missing)), B=F.pad(B, (0, missing)), scale=scale)
     alpha = scale * rank
     return alike, rank, int(alpha) if alpha == int(alpha) else alpha
 
