@@ -140,9 +140,9 @@ PEFT = {
     "all-linear": dict(target_modules="all-linear"),
     "patterns": dict(
         target_modules=["q_proj", "v_proj", "qkv_proj"],
-        target_parameters=["mlp.experts.down_proj"],
+        target_parameters=["mlp.experts.down_proj", "mlp.gate.weight"],
         rank_pattern={"q_proj": 2},
-        alpha_pattern={"q_proj": 3},
+        alpha_pattern={"q_proj": 3, "gate.weight": 5},
     ),
     "DoRA and a whole head": dict(target_modules=["q_proj", "k_proj"], use_dora=True, modules_to_save=["lm_head"]),
     "some layers": dict(target_modules=["k_proj", "o_proj"], layers_to_transform=[2], use_rslora=True),
@@ -150,6 +150,7 @@ PEFT = {
 }
 
 
+@pytest.mark.filterwarnings("ignore")  # PEFT's and Transformers', of each other's names
 @pytest.mark.parametrize("case", PEFT)
 def test_peft_merges_the_same_on_either_side(place, tmp_path, case):
     """Merged into the converted model and restored, or restored and merged into MiniMax's weights."""
