@@ -14,7 +14,8 @@ The package minimax-nb made this folder from `{name}`, a checkpoint in MiniMax's
 - **Tools that load a model by name** (lm-eval, `transformers serve`, pipelines, Trainer) do not make that call.
   Start them through `minimax_nb.run`:
   `python -m minimax_nb.run -m lm_eval --model hf --model_args pretrained=THIS_FOLDER`.
-- **vLLM and llama.cpp want the original folder**, never this one. They treat the rotation themselves.
+- **vLLM and llama.cpp want the original folder**, never this one. They treat the rotation themselves. Once you have
+  trained this model, `minimax-nb restore TUNED_FOLDER NEW_FOLDER` takes it back to their format.
 - **Is it all right?** `minimax-nb check THIS_FOLDER` says so on your machine.
 """
 ROWS = """
