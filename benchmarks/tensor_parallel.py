@@ -40,7 +40,6 @@ from minimax_nb.bench.floor import rates  # noqa: E402
 from minimax_nb.bench.measure import NEEDS, TOY  # noqa: E402
 from minimax_nb.cache import CACHE_ARGUMENT, repair_cache  # noqa: E402
 from minimax_nb.checkpoint import patch_checkpoint  # noqa: E402
-from minimax_nb.checkpoint.export import export_checkpoint  # noqa: E402
 from minimax_nb.decode import plainly  # noqa: E402
 from minimax_nb.lightning import use_lightning  # noqa: E402
 from minimax_nb.lightning.layer import lightning_layers  # noqa: E402
@@ -198,6 +197,7 @@ def write_folder(folder: Path, toy: bool) -> None:
 
     from minimax_nb.config import patch_config
     from minimax_nb.demo import demo_checkpoint
+    from minimax_nb.demo.train import export
 
     torch.manual_seed(0)
     config = original_config(**(TOY if toy else SMALL) | {"num_hidden_layers": 8, "vocab_size": 1536})
@@ -206,7 +206,7 @@ def write_folder(folder: Path, toy: bool) -> None:
         if weight.ndim > 1:
             nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)
     tokenizer = AutoTokenizer.from_pretrained(patch_checkpoint(demo_checkpoint(), folder / "demo"))
-    export_checkpoint(model, config, tokenizer, folder / "original")
+    export(model, config, tokenizer, folder / "original")
     patch_checkpoint(folder / "original", folder / "converted")
 
 
