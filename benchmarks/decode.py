@@ -1,14 +1,16 @@
 """A decoded token: the model's own forward pass beside the static step, and the floor of the same run.
 
     python benchmarks/decode.py equal speed talk --json decode.json      # a GPU with 110 GB for `speed` and `talk`
+    python benchmarks/decode.py int8 --json int8.json                    # the same GPU; needs torchao
     python benchmarks/decode.py devices --json two.json                  # two GPUs
     python benchmarks/decode.py equal speed talk --toy                   # any machine
     python benchmarks/decode.py demo                                     # the shipped demo, on a CPU too
 
 `equal`: a lightning and a softmax layer at real width, both ways against the same weights in fp32. `speed`: one hybrid
 period, step by step from caches of random numbers, and prompts. `ladder`: one lever after another. `talk`: what
-`generate` and `Chat` make of it. `devices`: the same four layers on one GPU and on two. "today" is the plain path with
-Transformers' own experts and norms. Weights are random, from one seed; each part is written as soon as it is measured.
+`generate` and `Chat` make of it. `int8`: memory, steps and a prompt with the experts as they are, and in int8.
+`devices`: the same four layers on one GPU and on two. "today" is the plain path with Transformers' own experts and
+norms. Weights are random, from one seed; each part is written as soon as it is measured.
 """
 
 import argparse
@@ -175,6 +177,39 @@ def speed(toy: bool) -> list[dict]:
                 {"what": "prefill", "way": way, "tokens": length} | timed(clock, call, 5 if length < 9999 else 3)
             )
             print(rows[-1], flush=True)
+    return rows
+
+
+@torch.inference_mode()
+def int8(toy: bool) -> list[dict]:
+    """The static step on the same model, first as it is and then with its experts in int8."""
+    from minimax_nb.experts.held import size
+    from minimax_nb.experts.int8 import quantise
+
+    model, rows = model_of(toy, [0] * 7 + [1]), []
+    clock, best = Clock(model), rates(model.device, model.dtype)
+    ids = torch.randint(model.config.vocab_size, (1, 4096 if not toy else 128), device=model.device)
+    for form in (str(model.dtype).removeprefix("torch."), "int8"):
+        if form == "int8":
+            quantise(model)
+        weights = sum(size(weight) for weight in model.parameters())
+        rows.append({"what": "memory", "experts": form, "weights_gb": round(weights / 1e9, 3)})
+        if GPU:
+            torch.cuda.empty_cache()
+            rows[-1]["allocated_gb"] = round(torch.cuda.memory_allocated() / 1e9, 3)
+        print(rows[-1], flush=True)
+        for batch in (1, 16):
+            go(model, "static")
+            rows.append({"what": "decode", "experts_in": form, "batch": batch, "context": 1024 if not toy else 64})
+            rows[-1] |= decoded(model, clock, batch, rows[-1]["context"], best)
+            print({name: value for name, value in rows[-1].items() if name != "kernels_us"}, flush=True)
+            tidy(model)
+        go(model, "static")
+        call = lambda: model(ids, use_cache=True, logits_to_keep=1)  # noqa: E731
+        call()
+        rows.append({"what": "prefill", "experts": form, "tokens": ids.shape[1]} | timed(clock, call, 5))
+        print(rows[-1], flush=True)
+        tidy(model)
     return rows
 
 
@@ -390,7 +425,15 @@ def demo(toy: bool) -> list[dict]:
 
 
 def main() -> None:
-    parts = {"equal": equal, "speed": speed, "talk": talk, "ladder": ladder, "devices": devices, "demo": demo}
+    parts = {
+        "equal": equal,
+        "speed": speed,
+        "int8": int8,
+        "talk": talk,
+        "ladder": ladder,
+        "devices": devices,
+        "demo": demo,
+    }
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("parts", nargs="+", choices=parts)
     parser.add_argument("--toy", action="store_true", help="small sizes")

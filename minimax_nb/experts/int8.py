@@ -18,8 +18,11 @@ from torch import Tensor, nn
 from torchao.quantization import FqnToConfig, Int8Tensor, Int8WeightOnlyConfig, PerRow
 from transformers import TorchAoConfig
 from transformers.core_model_loading import ConversionOps, WeightConverter
+from transformers.models.minimax.modeling_minimax import MiniMaxExperts
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
+
+from . import register
 
 NAMES = r"re:.*\.mlp\.experts\.(gate_up_proj|down_proj)"  # of the parameters, as torchao reads it
 WHILE_LOADING = "minimax_nb_int8"  # a method of Transformers for as long as it loads
@@ -91,6 +94,21 @@ class _QuantiseEach(ConversionOps):
                 whole.scale[expert, start : start + rows] = part.scale
                 start += rows
         return {target_patterns[0]: [nn.Parameter(whole, requires_grad=False)]}
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def quantise(model: nn.Module) -> None:
+    """The experts of a model that is in memory already, in place, one parameter after the other."""
+    for module in [module for module in model.modules() if isinstance(module, MiniMaxExperts)]:
+        for name in ("gate_up_proj", "down_proj"):
+            weight = getattr(module, name)
+            whole = _empty(*weight.shape, weight.device, weight.dtype)
+            for expert in range(len(weight)):
+                part, _ = quantised(lambda weight=weight, expert=expert: weight[expert])
+                whole.qdata[expert], whole.scale[expert] = part.qdata, part.scale
+            setattr(module, name, nn.Parameter(whole, requires_grad=False))
+    model.set_experts_implementation(register())
 
 
 def quantised(read: Callable[[], Tensor]) -> tuple[Int8Tensor, torch.dtype]:
