@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 from minimax_nb.attention import register  # noqa: E402
 from minimax_nb.bench import Case, Clock, Results, building_in, experts_used, random_config  # noqa: E402
 from minimax_nb.bench.floor import floor, rates  # noqa: E402
-from minimax_nb.bench.measure import convert, filled_cache  # noqa: E402
+from minimax_nb.bench.measure import change_dtype, filled_cache  # noqa: E402
 from minimax_nb.cache import CACHE_ARGUMENT, repair_cache  # noqa: E402
 from minimax_nb.chat import Chat  # noqa: E402
 from minimax_nb.decode import use_decoding  # noqa: E402
@@ -106,7 +106,7 @@ def equal(toy: bool) -> list[dict]:
     for way in ("today", "static", "fp32"):
         if way == "fp32":
             go(model, "today")
-            convert(model, "float32")
+            change_dtype(model, "float32")
         else:
             go(model, way)
         found[way] = [one_step(model, way, token, before) for token, before in zip(fed, befores, strict=True)]
@@ -193,7 +193,7 @@ def int8(toy: bool) -> list[dict]:
         if form == "int8":
             quantise(model)
         weights = sum(size(weight) for weight in model.parameters())
-        rows.append({"what": "memory", "experts": form, "weights_gb": round(weights / 1e9, 3)})
+        rows.append({"what": "memory", "experts_in": form, "weights_gb": round(weights / 1e9, 3)})
         if GPU:
             torch.cuda.empty_cache()
             rows[-1]["allocated_gb"] = round(torch.cuda.memory_allocated() / 1e9, 3)
@@ -207,7 +207,7 @@ def int8(toy: bool) -> list[dict]:
         go(model, "static")
         call = lambda: model(ids, use_cache=True, logits_to_keep=1)  # noqa: E731
         call()
-        rows.append({"what": "prefill", "experts": form, "tokens": ids.shape[1]} | timed(clock, call, 5))
+        rows.append({"what": "prefill", "experts_in": form, "tokens": ids.shape[1]} | timed(clock, call, 5))
         print(rows[-1], flush=True)
         tidy(model)
     return rows
@@ -440,8 +440,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     results = Results(arguments.json, " ".join(["python benchmarks/decode.py", *arguments.parts]))
-    for name in ("rates", "errors", "rows", "complete"):  # of another benchmark
-        results.found.pop(name)
     for part in arguments.parts:
         start = time.perf_counter()
         results.found[part] = parts[part](arguments.toy)
@@ -451,6 +449,8 @@ def main() -> None:
         gc.collect()
         if GPU:
             torch.cuda.empty_cache()
+    results.found["complete"] = True
+    results.save()
 
 
 if __name__ == "__main__":
