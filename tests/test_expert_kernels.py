@@ -20,7 +20,7 @@ from torch import nn
 from transformers.models.minimax.modeling_minimax import MiniMaxConfig, MiniMaxExperts
 from triton_cases import TOLERANCE, problem, small_model
 
-from minimax_nb.experts import NAME, interface, register
+from minimax_nb.experts import NAME, held, interface, register
 from minimax_nb.norms import layers, use_fused_norms
 
 IDS = torch.arange(2 * 20).view(2, 20)
@@ -53,6 +53,12 @@ def of(runs: list[dict], what: str) -> list[tuple[torch.dtype, dict[str, float]]
 def test_experts_against_the_definition(runs):
     for dtype, errors in of(runs, "experts"):
         assert len(errors) >= 18
+        assert {name: error for name, error in errors.items() if not error < TOLERANCE[dtype]} == {}
+
+
+def test_int8_experts_against_the_definition(runs):
+    assert len(of(runs, "int8 experts")) >= 2
+    for dtype, errors in of(runs, "int8 experts"):
         assert {name: error for name, error in errors.items() if not error < TOLERANCE[dtype]} == {}
 
 
@@ -114,7 +120,7 @@ def on_a_gpu(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 def on_gpu(monkeypatch) -> list:
     """A call (module, x, chosen, weights) that the kernels serve."""
     monkeypatch.setattr(interface, "HAS_TRITON", True)
-    monkeypatch.setattr(interface, "PLAIN", (OnGpu,))
+    monkeypatch.setattr(held, "PLAIN", (OnGpu,))
     monkeypatch.setattr(interface, "launch", SimpleNamespace(FEW=64), raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=9))
     with torch.device("meta"):
@@ -136,7 +142,7 @@ def test_a_call_that_the_kernels_serve(on_gpu):
         ("triton", "Triton is not installed"),
         ("gradients", "gradients are needed"),
         ("adapter", "gradients are needed"),
-        ("class", "quantised or distributed"),
+        ("class", "quantised in another way"),
         ("fp32", "bf16 or fp16"),
         ("mixed", "bf16 or fp16"),
         ("devices", "different devices"),
@@ -160,7 +166,7 @@ def test_calls_that_fall_back(on_gpu, what, reason, monkeypatch):
     elif what == "adapter":  # PEFT adds to the weight, and the sum needs a gradient
         module.gate_up_proj = module.gate_up_proj + torch.zeros(1, dtype=x.dtype, requires_grad=True)
     elif what == "class":
-        monkeypatch.setattr(interface, "PLAIN", (torch.Tensor, nn.Parameter))
+        monkeypatch.setattr(held, "PLAIN", (torch.Tensor, nn.Parameter))
     elif what == "fp32":
         on_gpu[1], module.gate_up_proj, module.down_proj = (
             x.float(),

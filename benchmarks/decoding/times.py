@@ -64,6 +64,39 @@ def decoded(model: nn.Module, clock: Clock, batch: int, length: int, best: dict)
 
 
 @torch.inference_mode()
+def int8(toy: bool) -> list[dict]:
+    """The static step on the same model, first as it is and then with its experts in int8."""
+    from minimax_nb.experts.held import size
+    from minimax_nb.experts.int8 import quantise
+
+    model, rows = model_of(toy, [0] * 7 + [1]), []
+    clock, best = Clock(model), rates(model.device, model.dtype)
+    ids = torch.randint(model.config.vocab_size, (1, 4096 if not toy else 128), device=model.device)
+    for form in (str(model.dtype).removeprefix("torch."), "int8"):
+        if form == "int8":
+            quantise(model)
+        weights = sum(size(weight) for weight in model.parameters())
+        rows.append({"what": "memory", "experts_in": form, "weights_gb": round(weights / 1e9, 3)})
+        if GPU:
+            torch.cuda.empty_cache()
+            rows[-1]["allocated_gb"] = round(torch.cuda.memory_allocated() / 1e9, 3)
+        print(rows[-1], flush=True)
+        for batch in (1, 16):
+            go(model, "static")
+            rows.append({"what": "decode", "experts_in": form, "batch": batch, "context": 1024 if not toy else 64})
+            rows[-1] |= decoded(model, clock, batch, rows[-1]["context"], best)
+            print({name: value for name, value in rows[-1].items() if name != "kernels_us"}, flush=True)
+            tidy(model)
+        go(model, "static")
+        call = lambda: model(ids, use_cache=True, logits_to_keep=1)  # noqa: E731
+        call()
+        rows.append({"what": "prefill", "experts_in": form, "tokens": ids.shape[1]} | timed(clock, call, 5))
+        print(rows[-1], flush=True)
+        tidy(model)
+    return rows
+
+
+@torch.inference_mode()
 def devices(toy: bool) -> list[dict]:
     """Two lightning layers and two softmax layers, on one GPU and cut in the middle."""
     from accelerate import dispatch_model

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..experts.held import size
 from .clock import KINDS, Clock, kind_of
 
 
@@ -80,8 +81,9 @@ def _softmax(layer, batch, new, past, experts, state_bytes) -> tuple[float, floa
 
 def _experts(layer, batch, new, past, experts, state_bytes) -> tuple[float, float]:
     each = _weights(layer.experts) // layer.experts.num_experts
+    bytes_each = sum(size(weight) for weight in layer.experts.parameters()) // layer.experts.num_experts
     gate, used = layer.gate.weight.numel(), experts[layer.gate]
-    return _item(layer) * (gate + used * each), 2 * batch * new * (gate + layer.top_k * each)
+    return layer.gate.weight.nbytes + used * bytes_each, 2 * batch * new * (gate + layer.top_k * each)
 
 
 _WORK = {"lightning": _lightning, "softmax": _softmax, "experts": _experts}

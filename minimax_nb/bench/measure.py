@@ -30,6 +30,7 @@ from ..attention import NAME, register
 from ..cache import CACHE_ARGUMENT, repair_cache
 from ..config import patch_config
 from ..errors import UsageMistake
+from ..experts.held import size
 from ..hardware import flash_attention_status
 from ..lightning.layer import use_lightning
 from ..memory import NOT_ENOUGH
@@ -91,7 +92,7 @@ def model_for(folder: Path | None, toy: bool, plan: Plan) -> tuple[nn.Module, st
 
 def model_facts(model: nn.Module, source: str) -> dict:
     """What was measured, for the results."""
-    config, weights = model.config, sum(weight.nbytes for weight in model.parameters())
+    config, weights = model.config, sum(size(weight) for weight in model.parameters())
     kinds = {"lightning_layers": "linear_attention", "softmax_layers": "full_attention"}
     found = {"source": source, "hidden_size": config.hidden_size, "weights_gb": round(weights / GB, 3)}
     return found | {name: config.layer_types.count(kind) for name, kind in kinds.items()}

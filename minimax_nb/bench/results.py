@@ -21,7 +21,7 @@ from ..dtypes import short_name
 from ..errors import UsageMistake
 from ..hardware import GB, driver_version, flash_attention_status, package_version
 
-PACKAGES = ("torch", "transformers", "flash-attn", "flash-linear-attention", "triton")
+PACKAGES = ("torch", "transformers", "flash-attn", "flash-linear-attention", "triton", "torchao")
 STDOUT = Path("-")
 HEADER = f"{'what':8}{'tokens':>8}   {'batch':6}{'attention':18}{'lightning':10}{'dtype':6}{'time':>13}"
 HEADER += " (least to most), floor, peak of memory"

@@ -142,7 +142,7 @@ def converted_config(src: Path) -> dict:
         why = "only folders that `minimax-nb patch` made, and models saved from them, can be taken back"
         raise ConfigError(f"{src / 'config.json'} has no {MARKER} marker: {why}")
     if config.get("quantization_config"):
-        raise ConfigError(f"the weights of {src} are quantised, and MiniMax's format has no such: give the folder before")
+        raise ConfigError(f"the weights of {src} are quantised, and cannot be taken back: restore the folder before it")
     try:
         patch_config(restore_config(config))
     except ConfigError as error:

@@ -6,9 +6,11 @@
 A row of a weight, which makes one output, becomes 8-bit integers and a scale in fp32: w is about scale * integer.
 That halves the memory of 95 in 100 weights. Router, attention, embedding and head stay as they are.
 
-Transformers quantises with torchao too, but it first puts a layer's experts together in bf16, and torchao then takes
-the whole of them through fp32. At the real width that is 40 GB for a moment on a GPU that is nearly full. Here a
-matrix of one expert is read, quantised and forgotten before the next, and the result is the same.
+Transformers quantises with torchao too, a parameter at a time. But it first puts a layer's experts together in bf16,
+and torchao takes the whole of them through fp32. Here a matrix of one expert is read, quantised and forgotten before
+the next, with the same result. Of 8 layers with 16 experts of 1024 x 2048, on a CPU, the peak of memory was above the
+weights by 5.6 times a layer's int8 experts there, and by 0.3 times here (2026-11-28, torchao 0.18.0). At the real
+width a layer's are 5.4 GB.
 """
 
 from collections.abc import Callable
@@ -18,8 +20,11 @@ from torch import Tensor, nn
 from torchao.quantization import FqnToConfig, Int8Tensor, Int8WeightOnlyConfig, PerRow
 from transformers import TorchAoConfig
 from transformers.core_model_loading import ConversionOps, WeightConverter
+from transformers.models.minimax.modeling_minimax import MiniMaxExperts
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.quantizer_torchao import TorchAoHfQuantizer
+
+from . import register
 
 NAMES = r"re:.*\.mlp\.experts\.(gate_up_proj|down_proj)"  # of the parameters, as torchao reads it
 WHILE_LOADING = "minimax_nb_int8"  # a method of Transformers for as long as it loads
@@ -91,6 +96,25 @@ class _QuantiseEach(ConversionOps):
                 whole.scale[expert, start : start + rows] = part.scale
                 start += rows
         return {target_patterns[0]: [nn.Parameter(whole, requires_grad=False)]}
+
+
+def quantise(model: nn.Module) -> None:
+    """The experts of a model that is in memory already, in place, one parameter after the other."""
+    for module in [module for module in model.modules() if isinstance(module, MiniMaxExperts)]:
+        for name in ("gate_up_proj", "down_proj"):
+            setattr(module, name, quantised_parameter(getattr(module, name)))
+    model.set_experts_implementation(register())
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def quantised_parameter(weight: Tensor) -> nn.Parameter:
+    """Experts (e, rows, columns) in int8, converted one expert at a time."""
+    whole = _empty(*weight.shape, weight.device, weight.dtype)
+    for expert in range(len(weight)):
+        part, _ = quantised(lambda expert=expert: weight[expert])
+        whole.qdata[expert], whole.scale[expert] = part.qdata, part.scale
+    return nn.Parameter(whole, requires_grad=False)
 
 
 def quantised(read: Callable[[], Tensor]) -> tuple[Int8Tensor, torch.dtype]:

@@ -6,6 +6,7 @@ from transformers.activations import ACT2FN
 from transformers.integrations.moe import grouped_mm_experts_forward
 
 from ..lazy import installed
+from . import held
 from .held import is_int8, values_and_scales
 from .plain import by_expert
 
@@ -39,10 +40,10 @@ def why_not(module: nn.Module, x: Tensor, chosen: Tensor, weights: Tensor) -> st
     given = (x, module.gate_up_proj, module.down_proj, weights)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given):
         return "gradients are needed"
-    held = [values_and_scales(weight) for weight in (module.gate_up_proj, module.down_proj)]
-    if None in held or not all(type(tensor) in (Tensor, nn.Parameter) for tensor in (x, weights)):
+    found = [values_and_scales(weight) for weight in (module.gate_up_proj, module.down_proj)]
+    if None in found or not all(type(tensor) in held.PLAIN for tensor in (x, weights)):
         return "a tensor class of its own: distributed, or quantised in another way than int8"
-    (gate_up, _), (down, _) = held
+    (gate_up, _), (down, _) = found
     if reason := _why_not_these_dtypes(x, gate_up, down):
         return reason
     if any(tensor.device != x.device for tensor in (gate_up, down, weights, chosen)):
