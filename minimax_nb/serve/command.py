@@ -1,0 +1,92 @@
+"""`minimax-nb serve`: the port, the key and what is printed, around `make_app`."""
+
+import contextlib
+import importlib.util
+import ipaddress
+import json
+import secrets
+import shlex
+import socket
+import sys
+from pathlib import Path
+
+from ..errors import UsageMistake
+
+NEEDED = ("fastapi", "uvicorn", "openai")
+GRACE = 2  # seconds that Ctrl-C leaves to replies in progress
+
+
+def serve(
+    folder: Path,
+    *,
+    host: str,
+    port: int,
+    key: str | None = None,
+    name: str | None = None,
+    max_new_tokens: int | None = None,
+    dtype: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """Serve a converted folder until Ctrl-C. UsageMistake if the port is taken or the extra `serve` is missing."""
+    if missing := [each for each in NEEDED if importlib.util.find_spec(each) is None]:
+        raise UsageMistake(f"{', '.join(missing)} is missing: pip install 'minimax-nb[serve]', or -e '.[serve]' here")
+    if key is not None and (not key.strip() or not key.isascii() or not key.isprintable()):
+        raise UsageMistake("the key is empty, or not plain text: give another, or none, and one is made")
+    key = key or secrets.token_urlsafe(24)
+    with _bound(host, port) as listener, contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+        app, name = _loaded(folder, dtype, name, key, max_new_tokens)
+        server = _server(app, lambda: _say_ready(listener, key, name, as_json))
+        with contextlib.suppress(KeyboardInterrupt):  # raised once more when all connections are closed
+            server.run(sockets=[listener])
+        print("stopped")
+
+
+def _loaded(folder: Path, dtype: str | None, name: str | None, key: str, max_new_tokens: int | None) -> tuple:
+    from transformers.utils import logging
+
+    from ..dtypes import full_name
+    from ..loading import load
+    from .app import MAX_NEW_TOKENS, make_app
+
+    model, tokenizer = load(folder, dtype=None if dtype is None else full_name(dtype))
+    logging.set_verbosity_error()  # a warning for each request otherwise
+    name = name or folder.expanduser().resolve().name
+    return make_app(model, tokenizer, name=name, key=key, max_new_tokens=max_new_tokens or MAX_NEW_TOKENS), name
+
+
+def _server(app, when_ready):
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets=None) -> None:
+            await super().startup(sockets)
+            when_ready()
+
+    return Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE))
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has the port, before minutes of loading, and does not listen yet. UsageMistake if it is taken."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise UsageMistake(f"cannot listen on {host}, port {port} ({error.strerror}): try another --port") from None
+    return listener
+
+
+def _say_ready(listener: socket.socket, key: str, name: str, as_json: bool) -> None:
+    host, port = listener.getsockname()[:2]
+    outside = not ipaddress.ip_address(host).is_loopback
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    if as_json:
+        print(json.dumps({"base_url": url, "api_key": key, "model": name}), file=sys.__stdout__, flush=True)
+    else:
+        body = json.dumps({"model": name, "messages": [{"role": "user", "content": "How do I make pesto?"}]})
+        call = f"curl {url}/chat/completions -H 'Content-Type: application/json' -H 'Authorization: Bearer {key}'"
+        print(f"serving {name} at {url}, key {key}; Ctrl-C ends it. Try:\n  {call} -d {shlex.quote(body)}", flush=True)
+    if outside:
+        print(f"warning: {host} can be reached from other machines, and keys and texts travel unencrypted; "
+              "put a proxy with TLS before it", file=sys.stderr)  # fmt: skip
