@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 
 from ..errors import MISTAKES
 from .handlers import Chats, Completions, TheModel
-from .turns import OneModel
+from .turns import OneModel, Turns
 
 MAX_NEW_TOKENS = 4096
 OPEN = "/health"
@@ -59,7 +59,7 @@ def make_app(model, tokenizer, *, name: str, key: str, max_new_tokens: int = MAX
     async def of_a_body(request: Request, error: RequestValidationError) -> JSONResponse:
         return problem(400, "the body is no JSON object")
 
-    return _WithKey(app, key)
+    return _WithKey(app, key, state.turns)
 
 
 async def _answered(handler, request: Request, body: dict) -> Response:
@@ -87,8 +87,8 @@ async def _disconnected(request: Request) -> None:
 class _WithKey:
     """Lets a request through that has the key in its header `Authorization: Bearer KEY`."""
 
-    def __init__(self, app, key: str):
-        self._app, self._wanted = app, f"Bearer {key}".encode()
+    def __init__(self, app, key: str, turns: Turns):
+        self._app, self._wanted, self.turns = app, f"Bearer {key}".encode(), turns
 
     async def __call__(self, scope, receive, send) -> None:
         app = self._app

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import ipaddress
 import json
+import os
 import secrets
 import shlex
 import socket
@@ -38,7 +39,9 @@ def serve(
         server = _server(app, lambda: _say_ready(listener, key, name, as_json))
         with contextlib.suppress(KeyboardInterrupt):  # raised once more when all connections are closed
             server.run(sockets=[listener])
-        print("stopped")
+        print("stopped", flush=True)
+        if app.turns.open:
+            os._exit(0)  # Python's own end would abort in the thread that is within a forward pass
 
 
 def _loaded(folder: Path, dtype: str | None, name: str | None, key: str, max_new_tokens: int | None) -> tuple:
@@ -61,6 +64,10 @@ def _server(app, when_ready):
         async def startup(self, sockets=None) -> None:
             await super().startup(sockets)
             when_ready()
+
+        async def shutdown(self, sockets=None) -> None:
+            app.turns.stop()
+            await super().shutdown(sockets)
 
     return Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE))
 

@@ -5,10 +5,13 @@ it asked for is refused, with status 400 and a line that names the field.
 """
 
 import asyncio
+import contextlib
+import json
 import time
+from collections.abc import AsyncGenerator
 
 from fastapi import HTTPException
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
 from openai.types import Completion, CompletionChoice, CompletionUsage
 from transformers import GenerationConfig
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
@@ -20,6 +23,7 @@ from .prompts import ServedTokenizer, response_template
 from .turns import Asked
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+STREAM_ERROR = 'data: {"error": "'  # how Transformers' handlers begin the event of an error; a text would be escaped
 HOTTEST = 2  # the largest temperature of OpenAI's API
 # Fields that would change the answer, and the values with which they do not.
 ONLY = {
@@ -110,12 +114,17 @@ class _OfOneModel:
         try:
             while (item := await queue.get()) is not None:
                 if isinstance(item, _StreamError):
-                    raise HTTPException(500, item.msg)
+                    raise HTTPException(503, json.loads(f'"{item.msg}"'))
                 items.append(item)
         except asyncio.CancelledError:
             streamer.cancel()
             raise
         return items, inputs["input_ids"].shape[1], streamer.total_tokens
+
+    def _streaming(self, *given, **asked) -> StreamingResponse:
+        answer = super()._streaming(*given, **asked)
+        answer.body_iterator = _as_openai_ends(answer.body_iterator)
+        return answer
 
 
 class Chats(_OfOneModel, ChatCompletionHandler):
@@ -171,6 +180,19 @@ class Completions(_OfOneModel, CompletionHandler):
             usage=_usage(prompt, count),
         )
         return JSONResponse(answer.model_dump(exclude_none=True))
+
+
+async def _as_openai_ends(events: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    """The stream, with errors and an end in the form that OpenAI's clients read."""
+    async with contextlib.aclosing(events):
+        async for text in events:
+            before, is_error, wrong = text.partition(STREAM_ERROR)
+            if is_error:
+                message = json.loads(STREAM_ERROR.removeprefix("data: ") + wrong)["error"]
+                yield f"{before}data: {json.dumps({'error': {'message': message, 'type': 'server_error'}})}\n\n"
+                return
+            yield text
+    yield "data: [DONE]\n\n"
 
 
 def refusal(why: str) -> HTTPException:

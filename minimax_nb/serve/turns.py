@@ -110,6 +110,13 @@ class Turns(GenerateManager):
     def __init__(self):
         super().__init__()
         self._kept = Kept()
+        self.open: set[Streamer] = set()  # requests that wait or are being answered
+
+    def stop(self) -> None:
+        """End all requests with an error. What a forward pass has begun goes on until it is done."""
+        for streamer in list(self.open):
+            streamer.cancel()
+            streamer._enqueue(_StreamError("the server was stopped"))
 
     def generate_streaming(
         self, model, processor, inputs, gen_config: GenerationConfig, request_id, response_parser=None
@@ -119,24 +126,25 @@ class Turns(GenerateManager):
         loop, queue = asyncio.get_running_loop(), asyncio.Queue()
         asked = gen_config.asked
         streamer = Streamer(processor._tokenizer, loop, queue, response_parser, stop=asked.stop)
+        self.open.add(streamer)
         self.submit(self._run, model, inputs, gen_config, streamer, asked.seed)
         return queue, streamer
 
     def _run(self, model, inputs, config: GenerationConfig, streamer: Streamer, seed: int | None) -> None:
-        if streamer._cancelled.is_set():  # its client left while it waited
-            return
-        started = time.perf_counter()
+        started, prompt = time.perf_counter(), inputs["input_ids"].shape[1]
         try:
-            reused = self._generate(model, inputs, config, streamer, seed)
+            if not streamer._cancelled.is_set():  # its client may have left while it waited
+                reused = self._generate(model, inputs, config, streamer, seed)
+                streamer.end()
+                self._tell(prompt, reused, streamer, started)
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError):
                 self._kept.drop()
             wrong = " ".join(f"{type(error).__name__}: {error}".split())
             log.warning("request failed: %s", wrong)
             streamer._enqueue(_StreamError(json.dumps(wrong)[1:-1]))  # it is put between quotes
-        else:
-            streamer.end()
-            self._tell(inputs["input_ids"].shape[1], reused, streamer, started)
+        finally:
+            self.open.discard(streamer)
 
     def _generate(self, model, inputs, config: GenerationConfig, streamer: Streamer, seed: int | None) -> int:
         """Generate, keep the cache, and return how many tokens of the prompt were in one."""
@@ -166,10 +174,10 @@ class OneModel(GenerationState):
 
     def __init__(self):
         super().__init__()
-        self._turns = Turns()
+        self.turns = Turns()
 
     def get_manager(self, model_id: str, use_cb: bool = False) -> Turns:
-        return self._turns
+        return self.turns
 
 
 class _Unended:
