@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 
 from .errors import MISTAKES, UsageMistake
+from .serve.command import serve
 from .terminal import Console
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="MiniMax-Text-01 on Hugging Face Transformers.")
@@ -187,28 +188,6 @@ def chat(
         raise typer.Exit(2)
 
 
-@app.command()
-def serve(
-    dst: Annotated[Path, typer.Argument(help="A converted folder.")],
-    host: Annotated[str, typer.Option(help="Where to listen; this machine only, if not given.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="MINIMAX_NB_API_KEY", help="What clients must send; made up if not given.")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The model's name for clients; the folder's if not given.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of a reply whose request names no limit.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bf16, fp16 or fp32; as the machine allows if not given.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print address, key and name as JSON when ready.")] = False,
-) -> None:
-    """Answer requests of OpenAI's API, with a key, until Ctrl-C."""
-    from .memory import enough_memory
-    from .serve import serve
-
-    with enough_memory(f"the weights of {dst}, {_size(dst)}"):
-        serve(dst, host=host, port=port, key=api_key, name=name, max_new_tokens=max_new_tokens, dtype=dtype,
-              as_json=as_json)  # fmt: skip
-
-
 def _size(folder: Path) -> str:
     return f"{sum(file.stat().st_size for file in folder.glob('*.safetensors')) / 1e9:.2f} GB on disk"
 
@@ -280,6 +259,9 @@ def bench(
                 failed += row["status"] == "failed"
     if failed:
         raise typer.Exit(1)
+
+
+app.command()(serve)
 
 
 class _OneLine(logging.Formatter):

@@ -12,4 +12,4 @@ prompts.py makes ids of messages and tells thinking from reply; turns.py generat
 
 from ..lazy import names_from
 
-__getattr__, __dir__, __all__ = names_from(__name__, app="make_app", command="serve")
+__getattr__, __dir__, __all__ = names_from(__name__, app="make_app")

@@ -18,12 +18,11 @@ from ..errors import MISTAKES
 from .handlers import Chats, Completions, TheModel
 from .turns import OneModel, Turns
 
-MAX_NEW_TOKENS = 4096
 OPEN = "/health"
 CLIENT_LEFT = 499  # as nginx logs it; nobody is there to read it
 
 
-def make_app(model, tokenizer, *, name: str, key: str, max_new_tokens: int = MAX_NEW_TOKENS):
+def make_app(model, tokenizer, *, name: str, key: str, max_new_tokens: int = 4096):
     """An ASGI application that serves a model of `load()` under this name, to those who have the key.
 
     A reply has at most `max_new_tokens` tokens where neither the request nor the folder's generation_config says how

@@ -135,8 +135,8 @@ class Turns(GenerateManager):
         try:
             if not streamer._cancelled.is_set():  # its client may have left while it waited
                 reused = self._generate(model, inputs, config, streamer, seed)
-                streamer.end()
                 self._tell(prompt, reused, streamer, started)
+                streamer.end()
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError):
                 self._kept.drop()
