@@ -29,7 +29,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import openai  # noqa: E402
 import psutil  # noqa: E402
 
 from minimax_nb.bench.results import Results  # noqa: E402
@@ -57,6 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, Results(asked.json, command) as results:
         folder = asked.folder or patch_checkpoint(demo_checkpoint(), Path(scratch) / "demo")
         results.found["versions"] |= {name: package_version(name) for name in ("openai", "fastapi", "uvicorn")}
+        results.found["load_average"] = round(os.getloadavg()[0], 1)  # of the machine, whose cores may be busy
         for server, start in ((OURS, ours), (STOCK, stock)):
             with start(folder) as (client, model, process):
                 spent = functools.partial(processor_time, process.pid)
@@ -117,17 +117,19 @@ def second_turn(client, model: str, spent: Callable, words: int) -> list[dict]:
     return rows
 
 
+def client_of(url: str, key: str):
+    from openai import OpenAI  # of the extra `serve`
+
+    return OpenAI(base_url=url, api_key=key, timeout=600)
+
+
 @contextlib.contextmanager
 def ours(folder: Path) -> Iterator[tuple]:
     command = [sys.executable, "-m", "minimax_nb.cli", "serve", str(folder), "--port", "0", "--json"]
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         try:
             ready = json.loads(server.stdout.readline())
-            yield (
-                openai.OpenAI(base_url=ready["base_url"], api_key=ready["api_key"], timeout=600),
-                ready["model"],
-                server,
-            )
+            yield client_of(ready["base_url"], ready["api_key"]), ready["model"], server
         finally:
             server.terminate()
 
@@ -139,11 +141,7 @@ def stock(folder: Path) -> Iterator[tuple]:
     with subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             wait_for(f"http://localhost:{port}/health", server)
-            yield (
-                openai.OpenAI(base_url=f"http://localhost:{port}/v1", api_key="none", timeout=600),
-                str(folder),
-                server,
-            )
+            yield client_of(f"http://localhost:{port}/v1", "none"), str(folder), server
         finally:
             server.terminate()
 
