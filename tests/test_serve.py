@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,8 @@ from minimax_nb.serve import make_app  # noqa: E402
 from minimax_nb.serve.prompts import REPLY, ServedTokenizer, response_template  # noqa: E402
 from minimax_nb.serve.turns import Kept  # noqa: E402
 
+PAGE = Path(__file__).parents[1] / "notebooks" / "README.md"
+SECTION = PAGE.read_text(encoding="utf-8").partition("\n## Serve it\n")[2].partition("\n## ")[0]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(minimax_nb.__file__).parents[1])}
 PESTO = "How do I make pesto?"
 TURNS = ["My order number is 845921.", PESTO, "What is my order number?"]
@@ -116,6 +119,26 @@ def test_turns_are_what_chat_says_and_go_on_from_the_cache(server, demo_model):
     assert "845921" in want
     new = answer.usage.prompt_tokens - int(server.said("kept").partition(", ")[2].partition(" ")[0])
     assert new < 40 < answer.usage.prompt_tokens
+
+
+def test_the_session_on_the_page_is_what_happens(server, capsys):
+    program, printed = (re.search(rf"```{kind}\n(.*?)\n```", SECTION, re.S)[1] for kind in ("python", "text"))
+    for there, here in (("http://127.0.0.1:8000/v1", server.url), ("KEY", server.key), ("demo-converted", "demo")):
+        assert there in program
+        program = program.replace(there, here)
+    exec(program, {})
+    assert capsys.readouterr().out == printed
+
+
+def test_the_figures_on_the_page_are_those_of_the_results():
+    found = json.loads((PAGE.parent / "results" / "serve_cpu.json").read_text())
+    assert found["complete"]
+    for row in (row for row in found["throughput"] if row["server"] == "minimax-nb serve"):
+        assert f"{row['cpu_s']:.1f}" in SECTION
+    turns = [row for row in found["turns"] if row["turn"] == "second"][1::2]
+    flat = " ".join(SECTION.split())
+    assert f"{turns[0]['prompt']:,} tokens: {turns[0]['cpu_s']:.2f} s of processor time" in flat
+    assert f"and {turns[1]['cpu_s']:.2f} s without" in flat
 
 
 def test_a_stream_gives_the_same_in_pieces(server):
