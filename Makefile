@@ -60,7 +60,7 @@ check-room: .venv/lab.stamp
 	touch $@
 
 .venv/test.stamp: .venv/lab.stamp
-	$(RUN) pip install -e ".[lab,test,site]"
+	$(RUN) pip install -e ".[lab,test,site,serve]"
 	touch $@ .venv/site.stamp
 
 .venv/site.stamp: .venv/lab.stamp

@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 
 from .errors import MISTAKES, UsageMistake
+from .serve.command import serve
 from .terminal import Console
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="MiniMax-Text-01 on Hugging Face Transformers.")
@@ -293,6 +294,9 @@ def bench(
                 failed += row["status"] == "failed"
     if failed:
         raise typer.Exit(1)
+
+
+app.command()(serve)
 
 
 class _OneLine(logging.Formatter):

@@ -123,7 +123,7 @@ def load(
     use_lightning(model, backend)
     if ranks.size > 1:
         parallel.split(model, ranks)
-    kernels = ", experts and norms by our kernels" if on_gpu and _use_kernels(model) else ""
+    kernels = ", experts and norms by our kernels" if on_gpu and use_kernels(model) else ""
     unfit = decode.problem(model) if decoding != "plain" else ""
     decoded = decode.use_decoding(model, "plain" if unfit or decoding == "plain" else "static")
     cache = ", ".join(repaired) or "nothing, this version needs none"
@@ -159,7 +159,7 @@ def _in_another_process(*fields) -> Report:
     return found
 
 
-def _use_kernels(model: MiniMaxForCausalLM) -> bool:
+def use_kernels(model: MiniMaxForCausalLM) -> bool:
     """Let the experts and the norms be computed by kernels of ours, where there is Triton; return whether."""
     from . import experts
     from .norms import use_fused_norms

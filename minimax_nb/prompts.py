@@ -29,10 +29,10 @@ class Prompts:
         self._tokenizer, self._split = tokenizer, split_special_tokens
         self._special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
 
-    def first(self, messages: list[dict]) -> list[int]:
-        """All ids of a conversation without a reply, to where the reply begins."""
+    def first(self, messages: list[dict], **known: list) -> list[int]:
+        """All ids of a conversation, to where the next reply begins. `known` is what else the template reads: tools."""
         mark = _unused(message["content"] for message in messages)
-        return self._ids(self._rendered(messages, mark), mark)
+        return self._ids(self._rendered(messages, mark, **known), mark)
 
     def next(self, messages: list[dict], last: int) -> list[int]:
         """Ids from the end of the last reply to where the next begins; `last` is the last id of messages[-2]."""
@@ -46,13 +46,13 @@ class Prompts:
         # Unless its reply was cut, the model has said <end_of_sentence> itself
         return new[1:] if new[:1] == [last] else new
 
-    def _rendered(self, messages: list[dict], mark: str) -> str:
+    def _rendered(self, messages: list[dict], mark: str, **known: list) -> str:
         """The template's text, with `mark` inside of special tokens that somebody wrote."""
         # MiniMax's template reads content[0]["text"]
         parts = [[{"type": "text", "text": self._shielded(message["content"], mark)}] for message in messages]
         lists = [message | {"content": part} for message, part in zip(messages, parts, strict=True)]
         try:
-            text = self._tokenizer.apply_chat_template(lists, add_generation_prompt=True, tokenize=False)
+            text = self._tokenizer.apply_chat_template(lists, add_generation_prompt=True, tokenize=False, **known)
         except Exception as error:  # of jinja, or of Python within an expression of the template
             raise CheckpointError(f"{TEMPLATE} fails on this conversation: {type(error).__name__}: {error}") from error
         if not text.strip():

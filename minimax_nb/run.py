@@ -6,9 +6,10 @@
 
 Such a tool calls `from_pretrained` itself and knows nothing of `load()`. So padded batches, second turns and
 beams go wrong in it, because Transformers' cache does not know its length. Here the cache is repaired before the
-tool begins. Every native MiniMax model that it loads in this process gets our lightning attention and, on a GPU,
-our choice of PyTorch's attention; a line on stderr says so. A MiniMax folder that was not converted is refused
-before its weights are read. Processes that the tool starts are its own: they are not repaired.
+tool begins. Every native MiniMax model that it loads in this process gets what `load()` gives it: our lightning
+attention, static decoding and, on a GPU, our kernels and our choice of PyTorch's attention. A line on stderr says so.
+A MiniMax folder that was not converted is refused before its weights are read. Processes that the tool starts are its
+own: they are not repaired.
 """
 
 import functools
@@ -115,21 +116,29 @@ def _not_converted(name) -> ConfigError:
 
 def _repair(model, kwargs: dict) -> None:
     """Let a model compute as after `load()`. RuntimeError if another Transformers fails the self-test."""
-    from . import experts
+    from transformers import MiniMaxForCausalLM
+
+    from . import decode, experts
     from .attention import register
     from .experts.held import has_int8
     from .lightning.layer import rebuild_decays, use_lightning
-    from .loading import self_test
+    from .loading import self_test, use_kernels
 
     rebuild_decays(model)
     if int8 := has_int8(model):
         model.set_experts_implementation(experts.register())  # Transformers' default has no int8
     backend = use_lightning(model)
-    if kwargs.get("attn_implementation") is None and model.device.type == "cuda":
+    on_gpu = model.device.type == "cuda"
+    if kwargs.get("attn_implementation") is None and on_gpu:
         model.set_attn_implementation(register())
     attention = model.config._attn_implementation
     _, note = self_test(attention, backend, model.device.type, str(model.dtype).removeprefix("torch."))
     how = f"{backend} lightning attention, {attention}{', int8 experts' if int8 else ''}"
+    if type(model) is MiniMaxForCausalLM:  # other heads do not generate
+        how += ", experts and norms by our kernels" if on_gpu and use_kernels(model) else ""
+        unfit = decode.problem(model)
+        decoded = decode.use_decoding(model, "plain" if unfit else "static")
+        how += f", {decode.described(decoded, on_gpu, unfit)}"
     print(f"minimax_nb.run: {how}, cache repaired{note}", file=sys.stderr)
 
 

@@ -131,6 +131,12 @@ def test_padded_batches_agree_with_the_plain_path(small, steps, little_room, sid
     same_cache(cache, plain_cache)
 
 
+def test_a_tokenizer_for_stop_strings_keeps_no_step_from_being_taken(small, steps):
+    """`generate` hands it on to every forward pass; `transformers serve` gives one with each request."""
+    small[0].generate(torch.tensor(ROWS[:1]), max_new_tokens=5, tokenizer=object(), **GREEDY)
+    assert len(steps) == 4
+
+
 def test_left_padded_rows_are_what_each_row_gives_alone(small, steps):
     model, config, weights = small
     ids, mask = padded(ROWS)

@@ -113,6 +113,7 @@ for name in ("AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassific
     done = run(script(tmp_path, text), tiny, tmp_path / "other")
     assert after(done, "backends:") == ["torch", ""] * 3
     assert done.stderr.count("minimax_nb.run: torch lightning") == 3
+    assert done.stderr.count("static decoding") == 1  # the head that generates
 
 
 # Ways to start them

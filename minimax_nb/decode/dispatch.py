@@ -29,7 +29,7 @@ ATTENTIONS = (stock.MiniMaxAttention, stock.MiniMaxLightningAttention, Lightning
 ATTENTIONS += (ParallelAttention, ParallelLightning)
 MIXTURES = (stock.MiniMaxSparseMoeBlock, ParallelMixture)
 KNOWN = {"input_ids", "attention_mask", "position_ids", "cache", "past_key_values", "use_cache", "logits_to_keep"}
-KNOWN |= {"return_dict"}
+KNOWN |= {"return_dict", "tokenizer"}  # `generate` hands on the tokenizer of stop strings, which no layer reads
 CAPTURING = "transformers.utils.output_capturing"  # its hooks act on calls that ask for outputs of single layers
 COMPILING = "its kernels are compiled at the first token, some seconds once for this machine"
 

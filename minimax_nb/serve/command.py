@@ -1,0 +1,110 @@
+"""`minimax-nb serve`: the port, the key and what is printed, around `make_app`."""
+
+import contextlib
+import functools
+import importlib.util
+import ipaddress
+import json
+import os
+import secrets
+import shlex
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import UsageMistake
+
+NEEDED = ("fastapi", "uvicorn", "openai")
+GRACE = 2  # seconds that Ctrl-C leaves to replies in progress
+
+
+def serve(
+    dst: Annotated[Path, typer.Argument(help="A converted folder.")],
+    host: Annotated[str, typer.Option(help="Where to listen; this machine only, if not given.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    key: Annotated[
+        str | None,
+        typer.Option("--api-key", envvar="MINIMAX_NB_API_KEY", help="What clients must send; made up if not given."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name for clients; the folder's if not given.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of a reply whose request names no limit.")] = 4096,
+    dtype: Annotated[str | None, typer.Option(help="bf16, fp16 or fp32; as the machine allows if not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="When ready, print address, key and name as JSON.")] = False,
+) -> None:
+    """Answer the requests of OpenAI's clients, until Ctrl-C."""
+    if missing := [each for each in NEEDED if importlib.util.find_spec(each) is None]:
+        raise UsageMistake(f"{', '.join(missing)} is missing: pip install 'minimax-nb[serve]', or -e '.[serve]' here")
+    if key is not None and (not key.strip() or not key.isascii() or not key.isprintable()):
+        raise UsageMistake("the key is empty, or not plain text: give another, or none, and one is made")
+    made, key = key is None, key or secrets.token_urlsafe(24)
+    with _bound(host, port) as listener, contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+        name = name or dst.expanduser().resolve().name
+        say_ready = functools.partial(_say_ready, listener, name, as_json)
+        app = _loaded(dst, dtype, name=name, key=key, max_new_tokens=max_new_tokens)
+        server = _server(app, lambda: say_ready(key if made or as_json else "KEY"))
+        with contextlib.suppress(KeyboardInterrupt):  # raised once more when all connections are closed
+            server.run(sockets=[listener])
+        print("stopped", flush=True)
+        if app.turns.open:
+            os._exit(0)  # Python's own end would abort in the thread that is within a forward pass
+
+
+def _loaded(folder: Path, dtype: str | None, **served):
+    from transformers.utils import logging
+
+    from ..dtypes import full_name
+    from ..loading import load
+    from ..memory import enough_memory
+    from .app import make_app
+
+    with enough_memory(f"the weights of {folder}"):
+        model, tokenizer = load(folder, dtype=None if dtype is None else full_name(dtype))
+    logging.set_verbosity_error()  # a warning for each request otherwise
+    return make_app(model, tokenizer, **served)
+
+
+def _server(app, when_ready):
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets=None) -> None:
+            await super().startup(sockets)
+            when_ready()
+
+        async def shutdown(self, sockets=None) -> None:
+            app.turns.stop()
+            await super().shutdown(sockets)
+
+    return Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE))
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has the port, before minutes of loading, and does not listen yet. UsageMistake if it is taken."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise UsageMistake(
+            f"cannot listen on {host}, port {port} ({error.strerror}): try another --port, or --host"
+        ) from None
+    return listener
+
+
+def _say_ready(listener: socket.socket, name: str, as_json: bool, key: str) -> None:
+    host, port = listener.getsockname()[:2]
+    outside = not ipaddress.ip_address(host).is_loopback
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    if as_json:
+        print(json.dumps({"base_url": url, "api_key": key, "model": name}), file=sys.__stdout__, flush=True)
+    else:
+        body = json.dumps({"model": name, "messages": [{"role": "user", "content": "How do I make pesto?"}]})
+        call = f"curl {url}/chat/completions -H 'Content-Type: application/json' -H 'Authorization: Bearer {key}'"
+        print(f"serving {name} at {url}, key {key}; Ctrl-C ends it. Try:\n  {call} -d {shlex.quote(body)}", flush=True)
+    if outside:
+        print(f"warning: {host} can be reached from other machines, and keys and texts travel unencrypted; "
+              "put a proxy with TLS before it", file=sys.stderr)  # fmt: skip
