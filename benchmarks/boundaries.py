@@ -15,7 +15,6 @@ import json
 import statistics
 import sys
 import time
-from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,8 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from minimax_nb import reference, selftest  # noqa: E402
-from minimax_nb.bench.measure import random_config  # noqa: E402
-from minimax_nb.bench.results import versions  # noqa: E402
+from minimax_nb.bench import Results, random_config  # noqa: E402
 from minimax_nb.cache import CACHE_ARGUMENT, repair_cache  # noqa: E402
 from minimax_nb.lightning import backends, has_fused, lightning_attention, slopes, use_lightning  # noqa: E402
 from minimax_nb.lightning import boundaries as edges  # noqa: E402
@@ -305,23 +303,21 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true", help="small sizes")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    name = torch.cuda.get_device_name() if DEVICE == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    result = {"what": "pads and packed documents in lightning attention", "device": name, "versions": versions()}
-    result |= {"date": str(date.today()), "command": "python benchmarks/boundaries.py", "fault": ""}
-    if DEVICE == "cuda":
-        result["fault"] = backends.why_not_fused(True, backends.Sizes(8, 32, "bfloat16"))
-    parts = {"kernels": kernels, "accuracy": accuracy, "model": model, "speed": lambda: speed(arguments.toy)}
-    for part, run in parts.items():
-        start = time.perf_counter()
-        result[part] = run()
-        wrong = [row for row in result[part] if not row.get("ok", True)]
-        print(
-            f"{part}: {len(result[part])} rows, {time.perf_counter() - start:.1f} s, wrong: {json.dumps(wrong)}",
-            flush=True,
-        )
-        if arguments.json:
-            arguments.json.write_text(json.dumps(result, indent=1) + "\n")
-    worst = [row for part in ("kernels", "accuracy", "model") for row in result[part]]
+    with Results(arguments.json, "python benchmarks/boundaries.py" + " --toy" * arguments.toy) as results:
+        found = results.found
+        found |= {"what": "pads and packed documents in lightning attention", "fault": ""}
+        if DEVICE == "cuda":
+            found["fault"] = backends.why_not_fused(True, backends.Sizes(8, 32, "bfloat16"))
+        parts = {"kernels": kernels, "accuracy": accuracy, "model": model, "speed": lambda: speed(arguments.toy)}
+        for part, run in parts.items():
+            start = time.perf_counter()
+            found[part] = run()
+            results.save()
+            wrong = json.dumps([row for row in found[part] if not row.get("ok", True)])
+            print(f"{part}: {len(found[part])} rows, {time.perf_counter() - start:.1f} s, wrong: {wrong}", flush=True)
+        found["complete"] = True
+        results.save()
+    worst = [row for part in ("kernels", "accuracy", "model") for row in found[part]]
     print(json.dumps(sorted(worst, key=lambda row: -row["error"])[:8], indent=1))
 
 

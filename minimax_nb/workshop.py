@@ -9,7 +9,6 @@ written is removed. It does not know whether there is a browser.
 """
 
 import contextlib
-import io
 import os
 import secrets
 import socket
@@ -101,8 +100,9 @@ def _demo() -> str:
     from .demo import demo_checkpoint
     from .loading import load
 
-    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
-        model, tokenizer = load(patch_checkpoint(demo_checkpoint(), Path(scratch) / "demo"), device_map="cpu")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = patch_checkpoint(demo_checkpoint(), Path(scratch) / "demo")
+        model, tokenizer = load(folder, device_map="cpu", quiet=True)
         reply = Chat(model, tokenizer).send(QUESTION)
         del model  # it maps the files, and Windows removes no file that is mapped
     if reply != REPLY:

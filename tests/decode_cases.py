@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import slow_head  # noqa: E402
+
 from minimax_nb.decode import torch_ops, triton_ops  # noqa: E402
 from minimax_nb.decode.buffers import Place  # noqa: E402
 from minimax_nb.parallel import kernels, layers  # noqa: E402
@@ -90,3 +92,4 @@ if __name__ == "__main__":
     torch.manual_seed(0)
     for shape in SHAPES:
         run(*shape)
+    say("decay_and_read, the share that a slow head loses", *slow_head.lost(triton_ops, DEVICE))

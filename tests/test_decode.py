@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import slow_head
 import torch
 from accelerate import dispatch_model
 from originals import original_config, original_weights, relative_error, write_original, yardstick
@@ -511,6 +512,12 @@ def test_plain_again(small, steps):
 
 
 # ---- the kernels ---------------------------------------------------------------------------------------------------
+
+
+def test_a_step_takes_from_a_slow_head_what_it_must():
+    torch.manual_seed(0)
+    got, want = slow_head.lost(torch_ops)
+    assert relative_error(got, want) < 1e-5
 
 
 @pytest.mark.parametrize("where", ["interpreter", "gpu"])
