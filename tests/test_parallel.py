@@ -1,5 +1,6 @@
 """Tensor parallel: two processes against one, as two nodes would start them, and what they hold and refuse."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -34,6 +35,7 @@ CONFIG = original_config(
     tie_word_embeddings=False,
 )
 LAYERS = CONFIG["num_hidden_layers"]
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="of CPUs; for GPUs benchmarks/tensor_parallel.py")
 
 
 def free_port() -> int:
@@ -183,6 +185,24 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UsageMistake, match="2 processes and 1 GPUs"):
         parallel.ranks.start()
+
+
+def test_the_script_of_the_page_in_one_process(runs, tmp_path, monkeypatch, capsys):
+    """As torchrun starts one: its group is of one, and nothing is split."""
+    told = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+    page = (Path(__file__).parents[1] / "notebooks" / "README.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n([^`]*tp=True[^`]*)```", page)
+    (tmp_path / "MiniMax-Text-01-converted").symlink_to(runs.folder / "demo")
+    monkeypatch.chdir(tmp_path)
+    try:
+        exec(script, {})
+    finally:
+        parallel.close()
+    line, reply = capsys.readouterr().out.split("\n", 1)
+    assert line.startswith("fp32 on CPU") and "egg yolk" in reply
+    assert not torch.distributed.is_initialized()
 
 
 def test_a_rank_that_fails_ends_the_others():
