@@ -13,14 +13,17 @@ import tiny_tokenizer
 import torch
 from originals import original_config, original_weights, relative_error, write_original, yardstick
 from parallel_cases import FED, PADDED, ROW, everything
+from transformers import MiniMaxConfig, MiniMaxForCausalLM
 
 from minimax_nb import parallel
 from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.config import patch_config
 from minimax_nb.decode import dispatch
 from minimax_nb.demo import demo_checkpoint
 from minimax_nb.errors import UsageMistake
 from minimax_nb.lightning.layer import _norm_and_gate
 from minimax_nb.loading import load
+from minimax_nb.original import original_config as config_of
 from minimax_nb.parallel import layers, reading
 
 CASES, FAILING = (Path(__file__).with_name(f"parallel_{name}.py") for name in ("cases", "failing"))
@@ -35,6 +38,7 @@ CONFIG = original_config(
     tie_word_embeddings=False,
 )
 LAYERS = CONFIG["num_hidden_layers"]
+BETWEEN = ("embed_tokens.weight", "mlp.gate.weight", "layernorm.weight", "model.norm.weight")  # whole on all ranks
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="of CPUs; for GPUs benchmarks/tensor_parallel.py")
 
 
@@ -124,12 +128,21 @@ def test_one_all_reduce_a_sublayer(runs):
 def test_a_rank_holds_its_part_and_no_more(runs):
     """Half of heads, experts and head; embedding, routers and the norms between layers whole."""
     whole = runs.alone["bytes"]
-    between = ("embed_tokens.weight", "mlp.gate.weight", "layernorm.weight", "model.norm.weight")
-    kept = {name for name in whole if name.endswith(between)}
+    kept = {name for name in whole if name.endswith(BETWEEN)}
     for rank in (runs.rank0, runs.rank1):
         assert rank["bytes"] == {name: size if name in kept else size // 2 for name, size in whole.items()}
     both = sum(runs.rank0["bytes"].values()) + sum(runs.rank1["bytes"].values())
     assert both == sum(whole.values()) + sum(whole[name] for name in kept)
+
+
+def test_a_rank_of_the_real_model():
+    """The figures of the page and of reading.py: 116 GB of weights for each of eight, 35 GB of them in lightning layers."""
+    with torch.device("meta"):
+        model = MiniMaxForCausalLM._from_config(MiniMaxConfig(**patch_config(config_of())), dtype=torch.bfloat16)
+    sizes = {name: weight.nbytes for name, weight in model.named_parameters()}
+    kept = sum(size for name, size in sizes.items() if name.endswith(BETWEEN))
+    lightning = [size for name, size in sizes.items() if re.search("qkv_proj|output_gate|out_proj", name)]
+    assert round(((sum(sizes.values()) - kept) / 8 + kept) / 1e9) == 116 and round(sum(lightning) / 1e9) == 35
 
 
 def test_rank_0_speaks_for_all(runs):
