@@ -5,8 +5,7 @@
 Two things go wrong in Transformers' own because MiniMax makes its cache inside the first forward pass, so
 `generate` has none before it. Assisted decoding and prompt lookup raise "requires a cache", and no cache
 would help: rejected drafts have to be taken out again, and a lightning state cannot be un-decayed.
-`prefill_chunk_size` raises "without a cache", and there an empty cache is all that is missing. And the ranks of a split
-model must agree before they draw tokens.
+`prefill_chunk_size` raises "without a cache", and there an empty cache is all that is missing.
 """
 
 import functools
@@ -16,8 +15,7 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxFo
 
 from .cache import CACHE_ARGUMENT
 from .errors import UsageMistake
-from .parallel.layers import is_split
-from .parallel.ranks import agree
+from .parallel.layers import agree_before_generate
 
 DRAFTS = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
 
@@ -36,11 +34,9 @@ def generate(self, inputs=None, generation_config=None, *others, **kwargs):
             f"{asked}: assisted decoding and prompt lookup are not possible with MiniMax, because its lightning "
             f"layers cannot take back a rejected draft: leave {asked} out"
         )
+    agree_before_generate(self, inputs, kwargs)
     uses_cache = kwargs.get("use_cache", config.use_cache) is not False
     brings_cache = any(kwargs.get(name) is not None for name in (CACHE_ARGUMENT, "past_key_values"))
     if given["prefill_chunk_size"] and uses_cache and not brings_cache:
         kwargs[CACHE_ARGUMENT] = MiniMaxCache()
-    if is_split(self):
-        given = [inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
-        agree(next((tensor for tensor in given if tensor is not None), None), self.device)
     return GenerationMixin.generate(self, inputs, generation_config, *others, **kwargs)
