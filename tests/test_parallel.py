@@ -136,7 +136,7 @@ def test_a_rank_holds_its_part_and_no_more(runs):
 
 
 def test_a_rank_of_the_real_model():
-    """What the page and reading.py say: 116 GB of weights on each of eight, and 35 GB of lightning projections in all."""
+    """What the page and reading.py say: 116 GB on each of eight, and 35 GB of lightning projections in all."""
     with torch.device("meta"):
         model = MiniMaxForCausalLM._from_config(MiniMaxConfig(**patch_config(config_of())), dtype=torch.bfloat16)
     sizes = {name: weight.nbytes for name, weight in model.named_parameters()}
