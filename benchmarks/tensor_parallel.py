@@ -31,8 +31,9 @@ from transformers import MiniMaxConfig, MiniMaxForCausalLM
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from decode import decoded, error, go, next_logits, tidy, timed  # noqa: E402  (benchmarks/decode.py)
-
+from benchmarks.decoding.model import go, next_logits  # noqa: E402
+from benchmarks.decoding.same import error  # noqa: E402
+from benchmarks.decoding.times import decoded, tidy, timed  # noqa: E402
 from minimax_nb import parallel  # noqa: E402
 from minimax_nb.attention import register  # noqa: E402
 from minimax_nb.bench import Clock, Results, building_in, random_config  # noqa: E402
@@ -48,6 +49,7 @@ from minimax_nb.original import original_config  # noqa: E402
 from minimax_nb.parallel import Ranks  # noqa: E402
 
 GPU = torch.cuda.is_available()
+REPEATS = 10
 FAILING = ROOT / "tests" / "parallel_failing.py"
 SMALL = {"hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64, "rotary_dim": 32}
 SMALL |= {"num_local_experts": 8, "intermediate_size": 512, "num_hidden_layers": 8}
@@ -103,7 +105,7 @@ def speed(folder: Path, ranks: Ranks, toy: bool) -> dict:
         hidden = model.config.hidden_size
         for name, values in {"one token, fp32": hidden + 1, f"{length} tokens, fp32": length * (hidden + 1)}.items():
             x = torch.ones(values, device=model.device)
-            rows.append({"what": "all-reduce", "of": name, "bytes": x.nbytes} | timed(clock, alone(x), 20))
+            rows.append({"what": f"{REPEATS} all-reduces", "of": name, "bytes": x.nbytes} | timed(clock, alone(x), 20))
     if GPU:
         found["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
     next_logits(model, *one_more(model))  # a graph is there when the process ends
@@ -115,11 +117,11 @@ def one_more(model: nn.Module) -> tuple:
     return torch.ones(1, 1, dtype=torch.long, device=model.device), out[CACHE_ARGUMENT]
 
 
-def alone(x: Tensor, repeats: int = 10):
-    """Ten all-reduces of x, as one graph on a GPU; the time of a call is that of ten."""
+def alone(x: Tensor):
+    """A function that adds up x over the ranks REPEATS times, by one graph on a GPU."""
 
     def call() -> None:
-        for _ in range(repeats):
+        for _ in range(REPEATS):
             dist.all_reduce(x)
 
     if not GPU:
@@ -167,9 +169,11 @@ def started(part: str, ranks: int, folder: Path, toy: bool, patience: int, scrip
     """Run `part` in so many processes. What rank 0 found, and "wrong" or the seconds it took to end."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "29533"]
     command = [*(launch if ranks > 1 else [sys.executable]), str(script), part, "--rank-of", str(folder)]
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
+    seen = {"CUDA_VISIBLE_DEVICES": gpus.split(",")[0]} if ranks == 1 else {}  # load() would take all of them
     file = folder / "found.pt"
     file.unlink(missing_ok=True)
-    run = subprocess.Popen([*command, *(["--toy"] if toy else [])], start_new_session=True)
+    run = subprocess.Popen([*command, *(["--toy"] if toy else [])], start_new_session=True, env=os.environ | seen)
     try:
         code = run.wait(timeout=patience)
     except subprocess.TimeoutExpired:
@@ -236,7 +240,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.rank_of:
         return rank_of(given.parts[0], given.rank_of, given.toy)
-    results = Results(given.json, " ".join(["python benchmarks/tensor_parallel.py", *given.parts]))
+    toy = ["--toy"] if given.toy else []
+    results = Results(given.json, " ".join(["python benchmarks/tensor_parallel.py", *given.parts, *toy]))
     for name in ("rates", "errors", "rows", "complete"):  # of another benchmark
         results.found.pop(name, None)
     results.found |= {"ranks": given.gpus, "toy": given.toy}

@@ -22,8 +22,7 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxFo
 
 from .cache import CACHE_ARGUMENT, reserve
 from .errors import UsageMistake
-from .parallel.layers import is_split
-from .parallel.ranks import agree
+from .parallel.layers import agree_before_generate
 from .prefill import piece_for
 from .terminal import token_progress
 
@@ -47,9 +46,7 @@ def generate(self, inputs=None, generation_config=None, *others, **kwargs):
             f"{draft}: assisted decoding and prompt lookup are not possible with MiniMax, because its lightning "
             f"layers cannot take back a rejected draft: leave {draft} out"
         )
-    if is_split(self):
-        prompts = [inputs, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
-        agree(next((tensor for tensor in prompts if tensor is not None), None), self.device)
+    agree_before_generate(self, inputs, kwargs)
     if asked["use_cache"] is False or "custom_generate" in kwargs:  # the latter brings a loop of its own
         return GenerationMixin.generate(self, inputs, generation_config, *others, **kwargs)
     with _in_pieces(self, inputs, asked, kwargs) as more:

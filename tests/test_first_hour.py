@@ -95,7 +95,7 @@ def without_numbers(line: str) -> str:
 
 
 def test_the_script_gives_a_first_reply(rehearsal):
-    first, sign = re.findall(r"```python\n(.*?)```", HOUR, re.S)
+    first, sign, _ = re.findall(r"```python\n(.*?)```", HOUR, re.S)  # the last is tests/test_parallel.py's
     script = first + "print()\n" + sign
     assert len(first.strip().splitlines()) <= 10 and len(sign.strip().splitlines()) <= 3
     path = os.environ | {"PYTHONPATH": str(NOTEBOOKS.parent)}

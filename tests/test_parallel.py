@@ -1,5 +1,6 @@
 """Tensor parallel: two processes against one, as two nodes would start them, and what they hold and refuse."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -12,13 +13,17 @@ import tiny_tokenizer
 import torch
 from originals import original_config, original_weights, relative_error, write_original, yardstick
 from parallel_cases import FED, PADDED, ROW, everything
+from transformers import MiniMaxConfig, MiniMaxForCausalLM
 
 from minimax_nb import parallel
 from minimax_nb.checkpoint import patch_checkpoint
+from minimax_nb.config import patch_config
+from minimax_nb.decode import dispatch
 from minimax_nb.demo import demo_checkpoint
 from minimax_nb.errors import UsageMistake
 from minimax_nb.lightning.layer import _norm_and_gate
 from minimax_nb.loading import load
+from minimax_nb.original import original_config as config_of
 from minimax_nb.parallel import layers, reading
 
 CASES, FAILING = (Path(__file__).with_name(f"parallel_{name}.py") for name in ("cases", "failing"))
@@ -33,6 +38,8 @@ CONFIG = original_config(
     tie_word_embeddings=False,
 )
 LAYERS = CONFIG["num_hidden_layers"]
+BETWEEN = ("embed_tokens.weight", "mlp.gate.weight", "layernorm.weight", "model.norm.weight")  # whole on all ranks
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="of CPUs; for GPUs benchmarks/tensor_parallel.py")
 
 
 def free_port() -> int:
@@ -121,12 +128,21 @@ def test_one_all_reduce_a_sublayer(runs):
 def test_a_rank_holds_its_part_and_no_more(runs):
     """Half of heads, experts and head; embedding, routers and the norms between layers whole."""
     whole = runs.alone["bytes"]
-    between = ("embed_tokens.weight", "mlp.gate.weight", "layernorm.weight", "model.norm.weight")
-    kept = {name for name in whole if name.endswith(between)}
+    kept = {name for name in whole if name.endswith(BETWEEN)}
     for rank in (runs.rank0, runs.rank1):
         assert rank["bytes"] == {name: size if name in kept else size // 2 for name, size in whole.items()}
     both = sum(runs.rank0["bytes"].values()) + sum(runs.rank1["bytes"].values())
     assert both == sum(whole.values()) + sum(whole[name] for name in kept)
+
+
+def test_a_rank_of_the_real_model():
+    """What the page and reading.py say: 116 GB on each of eight, and 35 GB of lightning projections in all."""
+    with torch.device("meta"):
+        model = MiniMaxForCausalLM._from_config(MiniMaxConfig(**patch_config(config_of())), dtype=torch.bfloat16)
+    sizes = {name: weight.nbytes for name, weight in model.named_parameters()}
+    kept = sum(size for name, size in sizes.items() if name.endswith(BETWEEN))
+    lightning = [size for name, size in sizes.items() if re.search("qkv_proj|output_gate|out_proj", name)]
+    assert round(((sum(sizes.values()) - kept) / 8 + kept) / 1e9) == 116 and round(sum(lightning) / 1e9) == 35
 
 
 def test_rank_0_speaks_for_all(runs):
@@ -170,7 +186,7 @@ def test_ranks_that_cannot_share_the_heads(ranks, fits):
 
 
 def test_a_quantised_folder_is_not_split():
-    with pytest.raises(UsageMistake, match="the one it was made from"):
+    with pytest.raises(UsageMistake, match="that it was made from"):
         reading.begin({"quantization_config": {"quant_method": "torchao"}}, "auto", "auto")
 
 
@@ -184,12 +200,44 @@ def test_more_processes_than_gpus(monkeypatch):
         parallel.ranks.start()
 
 
+def test_the_script_of_the_page_in_one_process(runs, tmp_path, monkeypatch, capsys):
+    """As torchrun starts one: its group is of one, and nothing is split."""
+    told = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+    page = (Path(__file__).parents[1] / "notebooks" / "README.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```python\n([^`]*tp=True[^`]*)```", page)
+    (tmp_path / "MiniMax-Text-01-converted").symlink_to(runs.folder / "demo")
+    monkeypatch.chdir(tmp_path)
+    try:
+        exec(script, {})
+    finally:
+        parallel.close()
+    line, reply = capsys.readouterr().out.split("\n", 1)
+    assert line.startswith("fp32 on CPU") and "egg yolk" in reply
+    assert not torch.distributed.is_initialized()
+
+
 def test_a_rank_that_fails_ends_the_others():
     command = [*TORCHRUN, "--nproc-per-node", "2", "--master-port", str(free_port()), str(FAILING)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
     ended = time.time()
     assert run.returncode != 0 and "rank 1 breaks" in run.stderr
     assert ended - float(run.stdout.split("fails at ")[1].split()[0]) < 30
+
+
+def test_graphs_go_before_the_group(monkeypatch):
+    """Or NCCL waits for ever; and after an error nobody is waited for."""
+    done = []
+    monkeypatch.delattr(sys, "last_value", raising=False)
+    monkeypatch.setattr(dispatch, "forget", lambda: done.append("graphs"))
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: done.append("group"))
+    parallel.ranks._at_exit()
+    assert done == ["graphs", "group"]
+    monkeypatch.setattr(sys, "last_value", RuntimeError(), raising=False)
+    parallel.ranks._at_exit()
+    assert done == ["graphs", "group"]
 
 
 # ---- the norm that rides along -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from transformers.models.minimax.modeling_minimax import MiniMaxAttention, MiniM
 from ..classes import change_class
 from ..errors import UsageMistake
 from ..lightning.layer import LightningAttention
-from .ranks import Ranks, join_last, require_no_gradients, sum_over_ranks
+from .ranks import Ranks, agree, join_last, require_no_gradients, sum_over_ranks
 
 
 class ParallelAttention(MiniMaxAttention):
@@ -115,6 +115,16 @@ def _split_lightning(layer: LightningAttention, ranks: Ranks) -> None:
 def is_split(model: nn.Module) -> bool:
     """Whether a model computes together with other ranks."""
     return any(isinstance(module, ParallelMixture) for module in model.modules())
+
+
+def agree_before_generate(model: nn.Module, inputs: Tensor | None, given: dict) -> None:
+    """Let the ranks of a split model compare their prompts and share their random numbers; nothing for another model.
+
+    inputs, given: the prompt and the keywords of `generate`. RuntimeError, on all ranks, if the prompts differ.
+    """
+    if is_split(model):
+        prompts = [inputs, given.get("input_ids"), given.get("inputs_embeds")]
+        agree(next((prompt for prompt in prompts if prompt is not None), None), model.device)
 
 
 def _not_a_whole_model(*args, **kwargs):
