@@ -15,6 +15,9 @@ original folder. Its converter and its Python package come from one source packa
 without `--ask`, 30 of its held-out questions and 10 conversations in which something must be recalled. Exit code 1 if
 a reply of the fp32 file differs from ours.
 
+For q8_0 llama.cpp repacks weights for AMX where the processor says that it has it. A virtual machine may say so and
+then refuse the instructions; `--no-repack` is for those.
+
 The converter knows a tokenizer by a hash, and does not know the demo's. So it is told how this one splits text: each
 digit by itself, then as GPT-2 does. llama.cpp calls that "smollm". What "gpt-2" alone would give is counted beside it.
 """
@@ -54,7 +57,8 @@ del sys.argv[1:3]
 runpy.run_path(f"{place}/convert_hf_to_gguf.py", run_name="__main__")
 """
 SPLITTING, OTHER = "smollm", "gpt-2"  # llama.cpp's names
-TYPES = ("f32", "f16", "q8_0")
+TYPES = (("f32", "f32"), ("f32", "f16"), ("f16", "f16"), ("q8_0", "f16"))  # of weights; of keys and values
+GGML = {"f32": 0, "f16": 1}  # its numbers for them; it takes f16 if it is not told
 TOKENS = 600  # of one held-out conversation, for the logits
 ROWS = 8  # held-out conversations, for the perplexity
 LONGEST = 200  # tokens of a reply
@@ -88,10 +92,11 @@ class Ours:
 class LlamaCpp:
     """A GGUF file in llama.cpp, through llama-cpp-python."""
 
-    def __init__(self, file: Path, end: int, *, every_logit: bool = False):
+    def __init__(self, file: Path, end: int, cache: str = "f16", *, every_logit: bool = False):
         from llama_cpp import Llama
 
-        settings = {"n_ctx": 4096, "n_threads": torch.get_num_threads(), "n_threads_batch": torch.get_num_threads()}
+        settings = {"n_ctx": 4096, "type_k": GGML[cache], "type_v": GGML[cache]}
+        settings |= {"n_threads": torch.get_num_threads(), "n_threads_batch": torch.get_num_threads()}
         self.llama, self.end = Llama(str(file), logits_all=every_logit, verbose=False, **settings), end
 
     def logits(self, ids: list[int]) -> Tensor:
@@ -161,6 +166,11 @@ def off(got: Tensor, want: Tensor) -> float:
     return float(f"{((got.double() - want.double()).norm() / want.double().norm()).item():.2e}")
 
 
+def agreeing(got: Tensor, want: Tensor) -> int:
+    """At how many places the likeliest next token is the same."""
+    return (got.argmax(-1) == want.argmax(-1)).sum().item()
+
+
 def perplexity(engine, rows: list[tuple[list[int], list[bool]]]) -> float:
     """exp of the mean cross-entropy of the reply tokens."""
     losses = []
@@ -192,39 +202,34 @@ def seconds(call, *arguments) -> float:
 
 
 def measure(llama_cpp: Path, folder: Path, asked: list[str], place: Path, results: Results) -> bool:
-    """Fill the results; return whether each reply of the fp32 file is ours."""
+    """Fill the results; return whether each reply of the first fp32 file is ours."""
     found, converted = results.found, patch_checkpoint(folder, place / "converted")
     ours = Ours(converted)
-    questions = prompts(ours.tokenizer, asked)
-    rows = list(evaluate.held_out_rows(ours.tokenizer, ROWS))
-    ids, texts = rows[0][0][:TOKENS], questions + [ids for ids, _ in rows]
-
-    found["same_ids"] = {"texts": len(texts)}
-    for splitting in (SPLITTING, OTHER):
-        require(convert(llama_cpp, folder, file := place / f"{splitting}.gguf", "f32", splitting, "--vocab-only"))
-        found["same_ids"][splitting] = equal_ids(file, ours.tokenizer, texts)
+    questions, rows = prompts(ours.tokenizer, asked), list(evaluate.held_out_rows(ours.tokenizer, ROWS))
+    ids = rows[0][0][:TOKENS]
+    found |= {"tokens": len(ids), "asked": len(questions)}
+    found["same_ids"] = ids_by_splitting(llama_cpp, folder, place, ours, questions + [row for row, _ in rows])
     print(found["same_ids"], flush=True)
 
     config, weights = json.loads((folder / "config.json").read_text()), weights_of(folder)
     truth, logits = reference.forward(config, weights, ids), ours.logits(ids)
     replies = [ours.write(prompt, LONGEST, stop=True) for prompt in questions]
-    texts = [ours.tokenizer.decode(reply, skip_special_tokens=True) for reply in replies]
-    found |= {"tokens": len(ids), "asked": len(questions), "first_reply": texts[0]}
-    row = {"engine": "load()", "folder": "converted", "type": "f32", "mb": size(folder), "off": off(logits, truth)}
-    results.add("rows", row | {"perplexity": perplexity(ours, rows)})
-    print(results.found["rows"][-1], flush=True)
+    found["first_reply"] = ours.tokenizer.decode(replies[0], skip_special_tokens=True)
+    row = {"engine": "load()", "folder": "converted", "type": "f32", "cache": "f32", "mb": size(folder)}
+    row |= {"off": off(logits, truth), "perplexity": perplexity(ours, rows)}
+    print(results.add("rows", row), flush=True)
 
     engines = {"load(), f32": ours}
-    for kind in TYPES:
+    for kind, cache in TYPES:
         require(convert(llama_cpp, folder, file := place / f"{kind}.gguf", kind))
-        every, engine = LlamaCpp(file, ours.end, every_logit=True), LlamaCpp(file, ours.end)
+        every, engine = LlamaCpp(file, ours.end, cache, every_logit=True), LlamaCpp(file, ours.end, cache)
         got, theirs = every.logits(ids), [engine.write(prompt, LONGEST, stop=True) for prompt in questions]
-        row = {"engine": "llama.cpp", "folder": "original", "type": kind, "mb": round(file.stat().st_size / 1e6, 2)}
-        row |= {"off": off(got, truth), "off_load": off(got, logits), "perplexity": perplexity(every, rows)}
-        row["same_tokens"] = (got.argmax(-1) == logits.argmax(-1)).sum().item()
+        row = {"engine": "llama.cpp", "folder": "original", "type": kind, "cache": cache}
+        row |= {"mb": round(file.stat().st_size / 1e6, 2), "off": off(got, truth), "off_load": off(got, logits)}
+        row |= {"perplexity": perplexity(every, rows), "same_tokens": agreeing(got, logits)}
         row["same_replies"] = sum(a == b for a, b in zip(theirs, replies, strict=True))
         print(results.add("rows", row), flush=True)
-        engines[f"llama.cpp, {kind}"] = engine
+        engines[f"llama.cpp, {kind}, {cache}"] = engine
 
     found["converted_folder"] = misled(llama_cpp, folder, converted, place, ours, ids, truth)
     print(found["converted_folder"], flush=True)
@@ -236,18 +241,39 @@ def measure(llama_cpp: Path, folder: Path, asked: list[str], place: Path, result
     return found["rows"][1]["same_replies"] == len(questions)
 
 
+def ids_by_splitting(llama_cpp: Path, folder: Path, place: Path, ours: Ours, texts: list[list[int]]) -> dict:
+    found = {"texts": len(texts)}
+    for splitting in (SPLITTING, OTHER):
+        require(convert(llama_cpp, folder, file := place / f"{splitting}.gguf", "f32", splitting, "--vocab-only"))
+        found[splitting] = equal_ids(file, ours.tokenizer, texts)
+    return found
+
+
 def misled(llama_cpp: Path, folder: Path, converted: Path, place: Path, ours: Ours, ids: list, truth: Tensor) -> dict:
     """What becomes of the converted folder there: as it is, and with the original config beside its weights."""
     found = {"as_it_is": convert(llama_cpp, converted, place / "as_it_is.gguf", "f32")}
     mixed = converted_under_the_original_config(folder, converted, place / "mixed")
     require(convert(llama_cpp, mixed, file := place / "mixed.gguf", "f32"))
-    got = LlamaCpp(file, ours.end, every_logit=True).logits(ids)
-    same = (got.argmax(-1) == truth.argmax(-1)).sum().item()
-    return found | {"with_the_original_config": {"off": off(got, truth), "same_tokens": same}}
+    got = LlamaCpp(file, ours.end, "f32", every_logit=True).logits(ids)
+    return found | {"with_the_original_config": {"off": off(got, truth), "same_tokens": agreeing(got, truth)}}
 
 
 def size(folder: Path) -> float:
     return round(sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6, 2)
+
+
+def without_repacking() -> None:
+    """Leave the weights as they are in the file. llama-cpp-python has no argument for it."""
+    from llama_cpp import llama_cpp
+
+    default = llama_cpp.llama_model_default_params
+
+    def plain():
+        settings = default()
+        settings.use_extra_bufts = False
+        return settings
+
+    llama_cpp.llama_model_default_params = plain
 
 
 def require(wrong: str) -> None:
@@ -260,11 +286,15 @@ def main() -> int:
     parser.add_argument("--llama-cpp", type=Path, required=True, help="vendor/llama.cpp of the source package")
     parser.add_argument("--folder", type=Path, help="in MiniMax's format; the demo if left out")
     parser.add_argument("--ask", action="append", default=[], help="a question, as often as you like")
+    parser.add_argument("--no-repack", action="store_true", help="if this machine ends q8_0 by an illegal instruction")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if not (given.llama_cpp / "convert_hf_to_gguf.py").is_file():
         parser.error(f"{given.llama_cpp} has no convert_hf_to_gguf.py: the head of this script says where to get it")
     command = "python benchmarks/against_llama_cpp.py --llama-cpp LLAMA_CPP" + " --folder FOLDER" * bool(given.folder)
+    if given.no_repack:
+        command += " --no-repack"
+        without_repacking()
     with tempfile.TemporaryDirectory() as place, Results(given.json, command) as results:
         results.found["versions"]["llama-cpp-python"] = version("llama-cpp-python")
         folder = given.folder or demo_checkpoint()

@@ -183,6 +183,10 @@ def test_the_sentence_about_the_largest_weight_is_escaped(own):
     assert own.picture.endswith("</p>") and "The largest weight is on &quot;&lt;&quot;, 0 back" in own.picture
 
 
+def test_notes_under_tokens_are_escaped():
+    assert "&lt;1 %" in noted(["a"], ["<1 %"], ["transparent"])
+
+
 @pytest.mark.parametrize("weight", [DECAY, QK])
 def test_no_text_and_little_text(own, weight):
     choose(own, 1, 0, weight=weight, text="")

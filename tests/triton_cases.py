@@ -75,7 +75,7 @@ def problem(
     if int8:
         (gate_up, gate_up_scale), (down, down_scale) = rounded(gate_up), rounded(down)
         scales = (gate_up_scale, down_scale)
-        seen = (gate_up * gate_up_scale.double()[..., None], down * down_scale.double()[..., None])
+        seen = (gate_up * gate_up_scale[..., None], down * down_scale[..., None])  # in fp32, for memory's sake
     names = {"model.layers.0.block_sparse_moe.gate.weight": router}
     for expert in range(experts):
         prefix = f"model.layers.0.block_sparse_moe.experts.{expert}."
@@ -88,9 +88,10 @@ def problem(
 
 
 def rounded(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """(e, rows, columns) as int8, -128 among them, and fp32 scales (e, rows)."""
-    scales = weights.float().abs().amax(-1) / 127.5
-    return (weights.float() / scales[..., None]).round().clamp(-128, 127).to(torch.int8), scales
+    """(e, rows, columns) as int8 and fp32 scales (e, rows); an expert at a time, for memory's sake."""
+    scales = torch.stack([expert.float().abs().amax(-1) / 127.5 for expert in weights])
+    each = zip(weights, scales, strict=True)
+    return torch.stack([(w.float() / s[:, None]).round().clamp(-128, 127).to(torch.int8) for w, s in each]), scales
 
 
 def error(got: Tensor, want: Tensor) -> float:
@@ -174,6 +175,7 @@ def small_model(dtype: torch.dtype):
 def model_errors(dtype: torch.dtype) -> dict[str, float]:
     """Logits of a whole model with our experts and our norms, against stock's."""
     from minimax_nb import experts
+    from minimax_nb.classes import change_class
     from minimax_nb.experts import interface, launch
     from minimax_nb.norms import layers
 
@@ -186,11 +188,29 @@ def model_errors(dtype: torch.dtype) -> dict[str, float]:
     found = {"experts": error(model(ids).logits, want)}
     for module in model.modules():
         if isinstance(module, layers.MiniMaxDecoderLayer):
-            layers._set_class(module, layers.FusedDecoderLayer)
+            change_class(module, layers.FusedDecoderLayer)
     found["experts and norms"] = error(model(ids).logits, want)
     model.set_experts_implementation("grouped_mm")
     found["norms"] = error(model(ids).logits, want)
-    return found
+    return found | int8_model_errors(dtype, ids)
+
+
+def int8_model_errors(dtype: torch.dtype, ids: Tensor) -> dict[str, float]:
+    """Logits of a model whose experts are torchao's Int8Tensor: our kernels against plain PyTorch."""
+    from minimax_nb.experts import interface
+    from minimax_nb.lazy import installed
+
+    if not installed("torchao"):
+        return {}
+    from minimax_nb.experts.int8 import quantise
+
+    model, why_not = small_model(dtype), interface.why_not
+    quantise(model)
+    got = model(ids).logits
+    interface.why_not = lambda *_: "for comparison"
+    want = model(ids).logits
+    interface.why_not = why_not
+    return {"int8": error(got, want)}
 
 
 def device_errors() -> dict[str, float]:
@@ -204,9 +224,10 @@ def device_errors() -> dict[str, float]:
 
     found = {}
     compiled = torch.compile(launch.mixture_of_experts, fullgraph=True)
-    for tokens in (1, 16, 200):
-        (x, *rest), _ = problem(tokens, 128, 192, 8, 2, None, torch.bfloat16)
+    for tokens, int8 in ((1, False), (16, False), (200, False), (1, True), (16, True), (200, True)):
+        (x, *rest), _ = problem(tokens, 128, 192, 8, 2, None, torch.bfloat16, int8)
         eager = launch.mixture_of_experts(x, *rest)
+        tokens = f"{tokens}{', int8' if int8 else ''}"
         found[f"compiled, {tokens}"] = error(compiled(x, *rest), eager)
         still, graph = torch.zeros_like(x), torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
