@@ -1,8 +1,8 @@
 """The command `minimax-nb`. A mistake of the user is one line on stderr and exit code 2; a failed check is exit code 1.
 
 Commands import what they need when they run, so that --help answers at once. To add one, write a function
-under `@app.command()`, or in the command.py of its room; raise one of `errors.MISTAKES` for what the user can mend, `typer.Exit(1)` for a bad
-result.
+under `@app.command()`, or in the command.py of a room; raise one of `errors.MISTAKES` for what the user can
+mend, `typer.Exit(1)` for a bad result.
 """
 
 import contextlib
