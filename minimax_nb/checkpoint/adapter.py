@@ -109,6 +109,7 @@ def restored(src: Path, dst: Path, original: Path | None) -> dict[str, bytes]:
 
 
 def _restored(src: Path, dst: Path, settings: dict, original: Path | None) -> dict[str, bytes]:
+    import torch
     from safetensors.torch import save
 
     _refuse_other_methods(src / CONFIG, settings)
@@ -135,7 +136,9 @@ def _restored(src: Path, dst: Path, settings: dict, original: Path | None) -> di
         "target_modules": _targets(loras, base.config),
         "modules_to_save": sorted(name.removesuffix(".weight") for name in trained if BESIDE not in name) or None,
     }
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt"})
+    # copies, since w1 and w3 of an expert may share their A, which the format does not allow
+    whole = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    content = save(whole, metadata={"format": "pt"})
     return {WEIGHTS: content, CONFIG: to_json(settings), README: restored_readme(src.resolve().name, adapter=True)}
 
 
