@@ -79,8 +79,11 @@ def restore_adapter(src: Path, dst: Path, original: Path | None = None) -> Path:
                     require_space(final_place(dst).parent, sum(map(len, files.values())))
                     for name, content in files.items():
                         write_file(partial / name, content)
-        if json.loads(files[CONFIG])["base_model_name_or_path"] is None:
+        settings = json.loads(files[CONFIG])
+        if settings["base_model_name_or_path"] is None:
             log.info("%s names no base: where MiniMax's folder is, only --original ORIGINAL can say", dst / CONFIG)
+        if settings.get("use_dora") or settings["modules_to_save"]:
+            log.info("llama.cpp and vLLM take no DoRA and no modules_to_save: for them, %s", MERGE)
     return dst
 
 
