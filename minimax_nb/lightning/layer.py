@@ -17,7 +17,8 @@ from ..classes import change_class
 from ..original import DECAY_TABLES
 from .backends import Sizes, choose
 from .boundaries import Boundaries, hand_down
-from .operator import attend, segment_length, slopes
+from .operator import attend, document_begins, segment_length, slopes
+from .training import Rows, attend_norm_gate
 
 # Arguments that Transformers sends through all layers and that change nothing here, or that `hand_down` dealt with.
 UNUSED = ("position_ids", "use_cache", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
@@ -101,9 +102,13 @@ class LightningAttention(MiniMaxLightningAttention):
         state = None if kept is None else _state_in(kept, self.layer_idx)
 
         qkv, gate = self.qkv_proj(hidden_states), self.output_gate(hidden_states)
-        fast = self.lightning_backend == "fused" and not (torch.is_grad_enabled() and qkv.requires_grad)
-        out, state = (_attend_fast if fast else _attend)(self, qkv, boundaries, state)
-        out = (_norm_and_gate_fast if fast else _norm_and_gate)(self.norm, out, gate)
+        training = torch.is_grad_enabled() and qkv.requires_grad
+        if training and self.lightning_backend == "torch" and qkv.shape[1] > 1 and not is_tracing(qkv):
+            out, state = _train(self, qkv, gate, boundaries, state)
+        else:
+            fast = self.lightning_backend == "fused" and not training
+            out, state = (_attend_fast if fast else _attend)(self, qkv, boundaries, state)
+            out = (_norm_and_gate_fast if fast else _norm_and_gate)(self.norm, out, gate)
         if kept is not None:
             kept.set_linear_cache(self.layer_idx, state)
             kept.fed = boundaries.fed
@@ -191,7 +196,7 @@ def _attend(layer, qkv: Tensor, boundaries: Boundaries, state: Tensor | None) ->
     """From qkv before the silu to (batch, length, heads * head_dim); fp32 where the model is fp16, for its range."""
     length, outs = qkv.shape[1], []
     in_pieces = layer.lightning_backend == "torch" and boundaries.cu_seqlens is None
-    size = segment_length(qkv) if in_pieces else length
+    size = segment_length(len(qkv), qkv.device.type) if in_pieces else length
     for start in range(0, length, size):
         piece, mask = layer.act_fn(qkv[:, start : start + size]), boundaries.mask
         if mask is not None:
@@ -218,6 +223,15 @@ def _attend_fast(layer, qkv: Tensor, boundaries: Boundaries, state: Tensor | Non
     gates = mask if boundaries.gated else None
     out, state = attend(q, k, v, rates, state, gates, boundaries.cu_seqlens, "fused")
     return out.flatten(2), state
+
+
+def _train(layer, qkv: Tensor, gate: Tensor, boundaries: Boundaries, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention, norm and gate at once, with gradients of our own."""
+    cu_seqlens = boundaries.cu_seqlens
+    begins = None if cu_seqlens is None else document_begins(cu_seqlens, *qkv.shape[:2])
+    rows = Rows(_rates(layer, qkv.device), layer.norm.variance_epsilon, boundaries.mask, boundaries.gated, begins)
+    out, state = attend_norm_gate(qkv, gate, layer.norm.weight, state, rows)
+    return out, None if cu_seqlens is not None else state
 
 
 def _norm_and_gate(norm, out: Tensor, gate: Tensor) -> Tensor:
