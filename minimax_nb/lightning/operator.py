@@ -113,15 +113,17 @@ def attend_blocks(
         state = q.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3], dtype=dtype)
     state, slopes = state.to(dtype), slopes.to(dtype)
     if q.shape[1] == 1:
-        return _step(q, k, v, slopes, state, mask)
-    _check_steepness(slopes)
+        with torch.autocast(q.device.type, enabled=False):
+            return _step(q, k, v, slopes, state, mask)
+    check_steepness(slopes)
     outs = []
-    for place, size in pieces(*q.shape[:2], q.shape[3], q.device.type):
-        parts = [x[:, place].to(dtype) for x in (q, k, v)]
-        parts = [x.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4) for x in parts]
-        marks = [None if marks is None else counts(marks[:, place]) for marks in (mask, begins)]
-        out, state, _ = block_attention(*parts, state, tables(slopes, size, parts[0].shape[2], *marks))
-        outs.append(out.permute(0, 2, 3, 1, 4).flatten(1, 2).to(q.dtype))
+    with torch.autocast(q.device.type, enabled=False):  # it would compute the products in half precision
+        for place, size in pieces(*q.shape[:2], q.shape[3], q.device.type):
+            parts = [x[:, place].to(dtype) for x in (q, k, v)]
+            parts = [x.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4) for x in parts]
+            marks = [None if marks is None else counts(marks[:, place]) for marks in (mask, begins)]
+            out, state, _ = block_attention(*parts, state, tables(slopes, size, parts[0].shape[2], *marks))
+            outs.append(out.permute(0, 2, 3, 1, 4).flatten(1, 2).to(q.dtype))
     return outs[0] if len(outs) == 1 else torch.cat(outs, 1), state
 
 
@@ -136,7 +138,7 @@ def pieces(batch: int, length: int, head_dim: int, device: str) -> list[tuple[sl
     return found
 
 
-def _check_steepness(slopes: Tensor) -> None:
+def check_steepness(slopes: Tensor) -> None:
     """Refuse decays that half a block turns into numbers beyond fp32. MiniMax's slopes are below 1."""
     if not is_tracing(slopes) and slopes.max() > STEEPEST:
         raise ValueError(f"a slope of {slopes.max():.3g}: the torch backend takes slopes up to {STEEPEST}")
@@ -160,7 +162,7 @@ def _step(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor, mask: 
 
 
 class Tables(NamedTuple):
-    """The decays of a piece in blocks, and with packed documents what sees what. `rows` is 1 where all rows are alike."""
+    """The decays of a piece in blocks, and what sees what in packed rows. `rows` is 1 where all rows are alike."""
 
     q_decay: Tensor  # (rows, heads, blocks or 1, size, 1), from the middle of a block to each token
     k_decay: Tensor  # its inverse, from each token to the middle

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .operator import Tables, block_attention, counts, pieces, tables
+from .operator import Tables, block_attention, check_steepness, counts, pieces, tables
 
 
 class Rows(NamedTuple):
@@ -37,11 +37,30 @@ def attend_norm_gate(
     qkv: (batch, length, heads * 3 * head_dim); gate: (batch, length, heads * head_dim), as is out, in gate's dtype;
     weight: (heads * head_dim,), of the norm; state: (batch, heads, head_dim, head_dim), at least fp32, or None.
     """
+    check_steepness(rows.slopes)
     if state is None:
         head_dim = qkv.shape[-1] // (3 * len(rows.slopes))
         dtype = torch.promote_types(qkv.dtype, torch.float32)
         state = qkv.new_zeros(len(qkv), len(rows.slopes), head_dim, head_dim, dtype=dtype)
-    return _AttendNormGate.apply(qkv, gate, weight, state, rows)
+    with torch.autocast(qkv.device.type, enabled=False):  # it would compute the products in half precision
+        return _AttendNormGate.apply(qkv, gate, weight, state, rows)
+
+
+def refuse_lost_gradients(model: torch.nn.Module, kwargs: dict) -> None:
+    """ValueError for a balance loss of the routers under reentrant gradient checkpointing.
+
+    There the layers run without gradients first, and that is when Transformers notes the routers' scores for this loss:
+    it would be added to the loss and teach nothing.
+    """
+    if not (kwargs.get("output_router_logits") and model.training and torch.is_grad_enabled()):
+        return
+    layer = model.layers[0]
+    settings = getattr(getattr(layer, "_gradient_checkpointing_func", None), "keywords", {})
+    if layer.gradient_checkpointing and settings.get("use_reentrant"):
+        raise ValueError(
+            "output_router_logits and reentrant gradient checkpointing do not go together: the routers' auxiliary loss "
+            'would have no gradients. Give gradient_checkpointing_kwargs={"use_reentrant": False}'
+        )
 
 
 class _AttendNormGate(torch.autograd.Function):
@@ -62,6 +81,11 @@ class _AttendNormGate(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_out, grad_state):
+        with torch.autocast(grad_out.device.type, enabled=False):
+            return _AttendNormGate.gradients(ctx, grad_out, grad_state)
+
+    @staticmethod
+    def gradients(ctx, grad_out: Tensor, grad_state: Tensor) -> tuple:
         qkv, gate, weight, attended, *states = ctx.saved_tensors
         rows, dtype = ctx.rows, states[0].dtype
         grad_qkv, grad_gate = torch.empty_like(qkv), torch.empty_like(gate)
