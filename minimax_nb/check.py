@@ -32,7 +32,7 @@ from .checkpoint.folder import (
 )
 from .checkpoint.shards import permute
 from .checkpoint.tokenizer_check import verify_tokenizer
-from .config import FACTORS, MARKER, SIZES, patch_config, restore_config, verify_frequencies
+from .config import MARKER, first_difference, patch_config, restore_config, verify_frequencies
 from .errors import CheckpointError, ConfigError, UsageMistake
 from .first_layers import Weights, first_layers
 from .keys import refuse_code_keys
@@ -137,10 +137,9 @@ def _lost_rotary_dim(config: dict) -> bool:
 
 
 def _check_source(config: dict, source: "_Source") -> str:
-    restored = restore_config(config)
-    for key in (*SIZES, "head_dim", "attn_type_list", *FACTORS, "rope_theta", "rotary_dim"):
-        if restored[key] != source.config[key]:
-            raise CheckpointError(f"{key} is {restored[key]} here and {source.config[key]} there: not its source")
+    if differs := first_difference(restore_config(config), source.config):
+        key, here, there = differs
+        raise CheckpointError(f"{key} is {here} here and {there} there: not its source")
     return "the config says the same of the model"
 
 

@@ -91,6 +91,25 @@ def patch(
 
 
 @app.command()
+def restore(
+    src: Annotated[Path, typer.Argument(help="A converted folder, trained or not, or a LoRA adapter; only read.")],
+    dst: Annotated[Path, typer.Argument(help="The folder to write.")],
+    original: Annotated[Path | None, typer.Option(help="MiniMax's folder: take its small files and code.")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy all weights instead of linking them.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+) -> None:
+    """Write a folder in MiniMax's own format again, for llama.cpp and vLLM."""
+    from .checkpoint.restore import describe, restore_checkpoint
+    from .memory import enough_memory
+
+    with enough_memory("the way back"):
+        if not dry_run:
+            typer.echo(restore_checkpoint(src, dst, original=original, link=not copy))
+        elif lines := describe(src, dst, original=original, link=not copy):
+            typer.echo("\n".join(lines))
+
+
+@app.command()
 def check(
     dst: Annotated[Path, typer.Argument(help="A converted folder.")],
     against: Annotated[Path | None, typer.Option(help="The original folder, to compare with.")] = None,

@@ -64,6 +64,12 @@ def restore_config(native: dict) -> dict:
     return config | {"postnorm": True, "shared_intermediate_size": 0}
 
 
+def first_difference(one: dict, other: dict) -> tuple | None:
+    """The first key by which two restored configs describe different models, and both values; None if there is none."""
+    keys = (*SIZES, "head_dim", "attn_type_list", *FACTORS, "rope_theta", "rotary_dim")
+    return next(((key, one[key], other[key]) for key in keys if one[key] != other[key]), None)
+
+
 def read_marker(config: dict) -> dict:
     """What `patch_config` noted in a converted config. Raises ConfigError where it did not, or not in this way."""
     marker = config.get(MARKER)

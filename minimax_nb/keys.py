@@ -68,10 +68,15 @@ def dropped_keys(config: dict) -> list[str]:
     return [key for key in config if key not in known]
 
 
+def says_which_code(key: str) -> bool:
+    """Whether a key of this name can choose the code that Transformers runs."""
+    return any(part in key for part in SAYS_WHICH_CODE)
+
+
 def refuse_code_keys(config: dict) -> None:
     """Refuse keys by which a folder chooses the code that runs: Transformers would fetch some from the hub."""
     for key, value in config.items():
         chosen = value is not None and not isinstance(value, bool)
-        if chosen and any(part in key for part in SAYS_WHICH_CODE):
+        if chosen and says_which_code(key):
             why = "a folder must not choose which code runs"
             raise ConfigError(f"{key} is {values.shown(value)}: {why}, delete the key")

@@ -17,7 +17,7 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
 from . import reference
 from .cache import CACHE_ARGUMENT
-from .checkpoint.export import original_weights
+from .checkpoint.layout import original_weights
 from .config import patch_config
 from .decode import use_decoding
 from .lightning.layer import use_lightning

@@ -442,7 +442,7 @@ def test_ctrl_c_leaves_nothing(original, tmp_path, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shards, "permuted_bytes", interrupt)
+    monkeypatch.setattr(shards, "read_bytes", interrupt)
     with pytest.raises(KeyboardInterrupt):
         patch_checkpoint(original[0], tmp_path / "dst")
     assert not list(tmp_path.iterdir())

@@ -276,7 +276,7 @@ def test_ctrl_c(src, tmp_path, capsys, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shards, "permuted_bytes", interrupt)
+    monkeypatch.setattr(shards, "read_bytes", interrupt)
     assert cli.main(["patch", str(src), str(tmp_path / "dst")]) == 130
     assert capsys.readouterr().err == "minimax-nb: interrupted\n"
     assert [path.name for path in tmp_path.iterdir()] == ["src"]

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minimax_nb import reference
 from minimax_nb.checkpoint import patch_checkpoint
-from minimax_nb.checkpoint.export import export_checkpoint, original_weights
+from minimax_nb.checkpoint.layout import original_weights
 from minimax_nb.checkpoint.tokenizer_check import verify_tokenizer
 from minimax_nb.demo import corpus, demo_checkpoint, evaluate, train
 from minimax_nb.demo.corpus import kitchen, pantry, recall
@@ -179,14 +179,14 @@ def test_greedy_needs_no_cache(model):
 
 
 def test_export_then_convert_gives_the_same_bits(model, tokenizer, tmp_path):
-    original = export_checkpoint(model, SMALL, tokenizer, tmp_path / "original", shards=3)
+    original = train.export(model, SMALL, tokenizer, tmp_path / "original")
     converted = patch_checkpoint(original, tmp_path / "converted")
     back = AutoModelForCausalLM.from_pretrained(converted, dtype=torch.float32)
     rows = torch.randint(0, 300, (2, 40))
     with torch.no_grad():
         assert torch.equal(back(rows).logits, model(rows).logits)
     names = json.loads((original / "model.safetensors.index.json").read_text())["weight_map"]
-    assert len(set(names.values())) == 3
+    assert len(set(names.values())) > 1
     assert "model.layers.0.block_sparse_moe.experts.3.w2.weight" in names
     assert not [name for name in names if "decay" in name or "slope" in name]
 

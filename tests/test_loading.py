@@ -24,8 +24,8 @@ from minimax_nb import cli
 from minimax_nb.attention import NAME, register
 from minimax_nb.cache import CACHE_ARGUMENT, stock_cache
 from minimax_nb.checkpoint import patch_checkpoint
-from minimax_nb.checkpoint.export import original_weights as original_weights_of
 from minimax_nb.checkpoint.folder import INDEX
+from minimax_nb.checkpoint.layout import original_weights as original_weights_of
 from minimax_nb.demo import demo_checkpoint
 from minimax_nb.errors import CheckpointError, ConfigError
 from minimax_nb.loading import TESTED, _attention, _on_gpu, _placement, load, report

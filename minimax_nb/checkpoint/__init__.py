@@ -1,4 +1,4 @@
-"""Checkpoint folders on disk: read without loading, converted, written all or nothing, and exported again."""
+"""Checkpoint folders on disk: read without loading, converted, written all or nothing, and restored again."""
 
 from ..lazy import names_from
 
@@ -10,5 +10,6 @@ __getattr__, __dir__, __all__ = names_from(
     text_files="convert_tokenizer",
     chat_templates="prefix_template",
     tokenizer_check="verify_tokenizer",
-    export="export_checkpoint original_weights",
+    restore="restore_checkpoint",
+    layout="original_weights",
 )

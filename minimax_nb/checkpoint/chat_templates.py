@@ -12,6 +12,7 @@ left out of a prompt in silence is missed much later.
 """
 
 import re
+from collections.abc import Callable
 
 # Each piece is a part of one loop over the messages. `parts` is the content of a message as a list.
 BEGIN = r"""{#- Contents become lists of parts, which the template below reads: {"type": "text", "text": ...}. -#}
@@ -96,3 +97,20 @@ def prefix_template(template: str) -> str:
     if not KNOWS_TOOLS.search(template):
         pieces += [REFUSE_TOOLS]
     return "".join([*pieces, LAST, template])
+
+
+def without_prefix(template: str) -> str:
+    """The template that `prefix_template` was given. One that it did not write stays as it is."""
+    first = template.partition(LAST)[2]
+    return first if prefix_template(first) == template else template
+
+
+def each_template(setting, change: Callable[[str], str]):
+    """The chat_template of a tokenizer_config.json with each of its templates changed: one, or several with names."""
+    if isinstance(setting, str):
+        return change(setting)
+    if isinstance(setting, list):
+        return [entry | {"template": change(entry["template"])} for entry in setting]
+    if isinstance(setting, dict):
+        return {name: change(template) for name, template in setting.items()}
+    return setting

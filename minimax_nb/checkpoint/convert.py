@@ -8,6 +8,7 @@ to any index, into a shard. SRC is only read.
     folder = patch_checkpoint("MiniMax-Text-01", "MiniMax-Text-01-patched")
 """
 
+import functools
 import hashlib
 import logging
 import os
@@ -17,9 +18,9 @@ from typing import NamedTuple
 
 from ..config import MARKER, patch_config, verify_frequencies
 from ..errors import CheckpointError, ConfigError
-from ..keys import dropped_keys
+from ..keys import dropped_keys, says_which_code
 from ..terminal import byte_progress
-from .files import readable
+from .files import file_state, readable
 from .folder import (
     INDEX,
     WRITTEN,
@@ -33,7 +34,7 @@ from .folder import (
     refuse_stray_weights,
 )
 from .readme import README, readme
-from .shards import WAIT, copy_shard, link_weights, shard_names, write_shard
+from .shards import WAIT, copy_shard, link_weights, permuted_bytes, shard_names, write_shard
 from .staging import (
     explained,
     final_place,
@@ -41,8 +42,8 @@ from .staging import (
     refuse_mount_point,
     refuse_overlap,
     require_space,
-    sync_file,
     temporary_folder,
+    write_file,
 )
 from .text_files import convert_tokenizer, to_json
 
@@ -119,10 +120,16 @@ def _plan(src: Path, dst: Path, link: bool) -> Plan:
     permuted = qk_names(config) if config[MARKER]["rotary_dim"] < config["head_dim"] else []
     files = convert_tokenizer(src, original)
     files[README] = readme(src.resolve().name, config, link=link)
-    states = {path: _state(path) for path in headers}
+    states = {path: file_state(path) for path in headers}
     plan = Plan(src, dst, link, config, files, headers, permuted, states)
-    config[MARKER]["source"] = _fingerprint(plan)
+    config[MARKER] |= {"source": fingerprint(plan), "dropped": _plain_values(original)}
     return plan
+
+
+def _plain_values(original: dict) -> dict:
+    """What config.json loses on this way and the way back should restore: no lists or objects, and nothing of code."""
+    lost = {key: original[key] for key in dropped_keys(original) if not says_which_code(key)}
+    return {key: value for key, value in lost.items() if value is None or isinstance(value, str | int | float)}
 
 
 def is_finished(plan: Plan) -> bool:
@@ -158,7 +165,7 @@ def _write_lost_files(plan: Plan) -> None:
             path.parent.mkdir(exist_ok=True)
             new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
             try:
-                _write_file(new, plan.files[name])
+                write_file(new, plan.files[name])
                 new.replace(path)
             finally:
                 new.unlink(missing_ok=True)
@@ -203,24 +210,18 @@ def _write(plan: Plan, partial: Path) -> None:
                 here = {tensor: info for tensor, info in permuted.items() if info.file == path}
                 copy_shard(path, partial / name, here, plan.config, advance)
         elif permuted:
-            write_shard(partial / names[-1], permuted, plan.config, advance)
+            content = functools.partial(_permuted, permuted, plan.config)
+            write_shard(partial / names[-1], permuted, content, advance)
             weight_map |= dict.fromkeys(permuted, names[-1])
     metadata = {"total_size": byte_size(tensors.values()), WRITTEN: sorted(plan.files)}
     index = {"metadata": metadata, "weight_map": weight_map}
     for name, content in {INDEX: to_json(index), **plan.files, "config.json": to_json(plan.config)}.items():
         (partial / name).parent.mkdir(exist_ok=True)
-        _write_file(partial / name, content)
+        write_file(partial / name, content)
 
 
-def _write_file(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        sync_file(file)
-
-
-def _state(path: Path) -> tuple:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns, status.st_ino
+def _permuted(tensors: Header, config: dict, name: str) -> bytes:
+    return permuted_bytes(tensors[name], config)
 
 
 def _require_unchanged(plan: Plan) -> None:
@@ -235,8 +236,11 @@ def _require_unchanged(plan: Plan) -> None:
         raise CheckpointError(f"{plan.src} was changed while it was converted ({what}): {WAIT}")
 
 
-def _fingerprint(plan: Plan) -> str:
-    """Identifies the source by everything but the inside of its weight files, of which a sample must do."""
+def fingerprint(plan) -> str:
+    """Identifies the source by everything but the inside of its weight files, of which a sample must do.
+
+    `plan` is a Plan, or another that has its `config`, `files` and `headers`.
+    """
     digest = hashlib.sha256(to_json(plan.config))
     for name, content in sorted(plan.files.items()):
         if name != README:  # says nothing of the source

@@ -24,6 +24,12 @@ def readable(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{path} cannot be read ({error.strerror or error}): {fix}") from None
 
 
+def file_state(path: Path) -> tuple:
+    """Size, time of change and inode: what differs once a file was edited or replaced."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
 def require_file(path: Path) -> None:
     """`path` must be there; what cannot be looked at is not called missing."""
     try:

@@ -56,6 +56,9 @@ def read_config(folder: Path) -> dict:
         what = "is not a folder" if folder.exists() else "does not exist"
         raise CheckpointError(f"{folder} {what}: give the folder that holds config.json and the weights")
     if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            merge = "merge it first (merge_and_unload of PEFT), or take it back with `minimax-nb restore`"
+            raise CheckpointError(f"{folder} is a LoRA adapter, not a model: {merge}")
         raise CheckpointError(f"{folder} has no config.json: give the folder that holds it and the weights")
     config = read_json(folder / "config.json")
     if not config:

@@ -1,4 +1,4 @@
-"""Weight files of a converted folder: linked, copied, or written with the rows of q and k in another order.
+"""Weight files of a folder that is converted or restored: linked, copied, or written with rows in another order.
 
 Rows are moved as bytes: any dtype, one tensor in memory, no torch.
 """
@@ -72,13 +72,13 @@ def copy_shard(path: Path, copy: Path, permuted: Header, config: dict, advance: 
         sync_file(target)
 
 
-def write_shard(path: Path, permuted: Header, config: dict, advance: Advance) -> None:
-    """A safetensors file of the `permuted` tensors, one in memory at a time."""
+def write_shard(path: Path, tensors: Header, content: Callable[[str], bytes], advance: Advance) -> None:
+    """A safetensors file of `tensors`, whose bytes `content` gives by name: one in memory at a time."""
     # Wide dtypes first, as the format's own writer does, so that each tensor starts at a multiple of its size.
-    names = sorted(permuted, key=lambda name: (-FLOATS[permuted[name].dtype], name))
+    names = sorted(tensors, key=lambda name: (-FLOATS[tensors[name].dtype], name))
     header, at = {"__metadata__": {"format": "pt"}}, 0
     for name in names:
-        info = permuted[name]
+        info = tensors[name]
         header[name] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": [at, at + info.size]}
         at += info.size
     text = json.dumps(header).encode()
@@ -86,17 +86,17 @@ def write_shard(path: Path, permuted: Header, config: dict, advance: Advance) ->
     with path.open("xb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            file.write(permuted_bytes(permuted[name], config))
-            advance(permuted[name].size)
+            file.write(content(name))
+            advance(tensors[name].size)
         sync_file(file)
 
 
-def permuted_bytes(info: TensorInfo, config: dict) -> memoryview:
-    """The bytes of one q_proj or k_proj, its rows in stock's order."""
+def permuted_bytes(info: TensorInfo, config: dict, reorder: Callable = permute) -> memoryview:
+    """The bytes of one q_proj or k_proj, its rows in stock's order, or with `unpermute` in the original's."""
     import numpy as np
 
     rows = np.frombuffer(read_bytes(info), np.uint8).reshape(info.shape[0], -1)
-    return permute(rows, config["head_dim"], config[MARKER]["rotary_dim"]).data
+    return reorder(rows, config["head_dim"], config[MARKER]["rotary_dim"]).data
 
 
 def _chunks(path: Path) -> Iterator[bytes]:

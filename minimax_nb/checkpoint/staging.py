@@ -100,6 +100,13 @@ def sync_file(file) -> None:
     os.fsync(file.fileno())
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write a new file, down to the disk."""
+    with path.open("xb") as file:
+        file.write(content)
+        sync_file(file)
+
+
 def sync_folder(folder: Path) -> None:
     """Write the names in a folder to the disk, where the system can."""
     with suppress(OSError):  # Windows opens no folders

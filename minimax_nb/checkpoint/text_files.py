@@ -7,13 +7,15 @@ writes nothing and copies no code.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import CheckpointError, ConfigError
 from ..keys import refuse_code_keys
 from ..terminal import quiet_transformers
 from ..values import token_id
-from .chat_templates import prefix_template
+from .chat_templates import each_template, prefix_template
 from .files import read_json
 from .tokenizer_check import KEEPS_THE_FILE
 
@@ -30,8 +32,15 @@ END = "<end_of_sentence>"
 
 def convert_tokenizer(src: Path, config: dict) -> dict[str, bytes]:
     """File name -> contents. Without a tokenizer in `src`, only generation_config.json, from the ids in `config`."""
-    try:
+    with well_formed(src):
         return _convert(src, config)
+
+
+@contextmanager
+def well_formed(src: Path) -> Iterator[None]:
+    """For reading the text files of `src`: a value of an unexpected kind is a CheckpointError."""
+    try:
+        yield
     except (ConfigError, CheckpointError):
         raise
     except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -56,11 +65,11 @@ def _convert(src: Path, config: dict) -> dict[str, bytes]:
             settings["tokenizer_class"] = KEEPS_THE_FILE
         settings.pop("auto_map", None)
         if "chat_template" in settings:
-            settings["chat_template"] = _prefix_setting(settings["chat_template"])
+            settings["chat_template"] = each_template(settings["chat_template"], prefix_template)
         files["tokenizer_config.json"] = to_json(settings)
         if special:
             files["special_tokens_map.json"] = to_json(special | {"pad_token": pad})
-        for path in _template_files(src):
+        for path in template_files(src):
             template = prefix_template(path.read_bytes().decode("utf-8"))
             files[path.relative_to(src).as_posix()] = template.encode()
     generation = _optional(src / "generation_config.json")
@@ -92,17 +101,7 @@ def _check_generation(path: Path, settings: dict, vocab_size: int) -> None:
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}: correct the value, or delete it") from None
 
 
-def _prefix_setting(setting):
-    if isinstance(setting, str):
-        return prefix_template(setting)
-    if isinstance(setting, list):  # several named templates
-        return [entry | {"template": prefix_template(entry["template"])} for entry in setting]
-    if isinstance(setting, dict):
-        return {name: prefix_template(template) for name, template in setting.items()}
-    return setting
-
-
-def _template_files(src: Path) -> list[Path]:
+def template_files(src: Path) -> list[Path]:
     """The default chat template, and others by name, as Transformers stores them."""
     paths = [src / "chat_template.jinja", *sorted((src / "additional_chat_templates").glob("*.jinja"))]
     return [path for path in paths if path.is_file()]

@@ -8,6 +8,8 @@ to recall.
 
 import json
 import random
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -21,7 +23,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from ..checkpoint.export import export_checkpoint
+from ..checkpoint.restore import restore_checkpoint
+from ..checkpoint.text_files import to_json
 from . import corpus
 from .corpus.phrases import phrases
 from .model import demo_config, forward, new_model
@@ -228,7 +231,25 @@ def train(out: Path, settings: Settings, *, workers: int) -> Path:
                     saved = time.monotonic()
     finally:
         run.save()
-    return export_checkpoint(run.model.cpu(), run.config, run.tokenizer, out / "checkpoint")
+    return export(run.model.cpu(), run.config, run.tokenizer, out / "checkpoint")
+
+
+def export(model, config: dict, tokenizer, dst: Path) -> Path:
+    """Write `dst`, in place of an earlier one: weights, config.json (`config`) and tokenizer as MiniMax publishes them.
+
+    So without a pad token, and with the class GPT2Tokenizer, as which Transformers 5 reads tokenizer.json wrong.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        native, original = Path(work, "native"), Path(work, "original")
+        half = sum(tensor.nbytes for tensor in model.state_dict().values()) // 2
+        model.save_pretrained(native, max_shard_size=half)  # several files, as a large model has
+        tokenizer.save_pretrained(original)
+        settings = json.loads((original / "tokenizer_config.json").read_text()) | {"tokenizer_class": "GPT2Tokenizer"}
+        kept = {key: settings[key] for key in settings if key not in ("backend", "model_max_length")}
+        (original / "tokenizer_config.json").write_bytes(to_json(kept))
+        (original / "config.json").write_bytes(to_json(config))
+        shutil.rmtree(dst, ignore_errors=True)
+        return restore_checkpoint(native, dst, original=original, link=False)
 
 
 def progress() -> Progress:
