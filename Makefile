@@ -43,10 +43,10 @@ test-in-browser:
 	$(RUN) pytest --durations=5 $(IN_BROWSER)
 
 test-the-rest:
-	$(RUN) pytest --nbval --nbval-current-env --nbval-cell-timeout=120 --durations=10 $(addprefix --ignore=,$(IN_BROWSER))
+	$(RUN) pytest --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=10 $(addprefix --ignore=,$(IN_BROWSER))
 
 tour: .venv/lab.stamp
-	$(RUN) jupyter execute --timeout=120 notebooks/*.ipynb
+	$(RUN) jupyter execute --timeout=600 notebooks/*.ipynb
 
 app: .venv/lab.stamp
 	$(RUN) voila --Voila.config_file_paths=docs/app $(APP_ARGS) docs/app/playground.ipynb
@@ -64,13 +64,13 @@ check-room: .venv/lab.stamp
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer, please: make PY=python3.12")'
 	$(PY) -m venv .venv
 	$(if $(TORCH_INDEX),$(RUN) pip install --index-url $(TORCH_INDEX) "$$(grep -o 'torch==[0-9.]*' pyproject.toml)")
-	$(RUN) pip install -e ".[lab]"
+	$(RUN) pip install -e ".[lab,train]"
 	touch $@
 
 .venv/test.stamp: .venv/lab.stamp
-	$(RUN) pip install -e ".[lab,test,site]"
+	$(RUN) pip install -e ".[lab,train,test,site]"
 	touch $@ .venv/site.stamp
 
 .venv/site.stamp: .venv/lab.stamp
-	$(RUN) pip install -e ".[lab,site]"
+	$(RUN) pip install -e ".[lab,train,site]"
 	touch $@

@@ -6,6 +6,9 @@ Two things go wrong in Transformers' own because MiniMax makes its cache inside 
 `generate` has none before it. Assisted decoding and prompt lookup raise "requires a cache", and no cache
 would help: rejected drafts have to be taken out again, and a lightning state cannot be un-decayed.
 `prefill_chunk_size` raises "without a cache", and there an empty cache is all that is missing.
+
+And a config that asks for the routers' logits, as TRL's trainers leave it, makes Transformers compute a balance loss
+at every step, under a mask that is longer than the step: a RuntimeError about sizes. Nobody wants that loss here.
 """
 
 import functools
@@ -37,4 +40,6 @@ def generate(self, inputs=None, generation_config=None, *others, **kwargs):
     brings_cache = any(kwargs.get(name) is not None for name in (CACHE_ARGUMENT, "past_key_values"))
     if given["prefill_chunk_size"] and uses_cache and not brings_cache:
         kwargs[CACHE_ARGUMENT] = MiniMaxCache()
+    if self.config.output_router_logits:
+        kwargs.setdefault("output_router_logits", False)
     return GenerationMixin.generate(self, inputs, generation_config, *others, **kwargs)

@@ -51,12 +51,12 @@ def test_conda_installs_the_same_versions():
     python, pip, listed = environment["dependencies"]
     assert (python, pip) == ("python=3.11", "pip")
     assert listed["pip"][-1] == "-e ."
-    assert [line for line in listed["pip"] if PIN.fullmatch(line)] == PROJECT["dependencies"] + EXTRAS["lab"]
+    assert [line for line in listed["pip"] if PIN.fullmatch(line)] == PROJECT["dependencies"] + EXTRAS["lab"] + EXTRAS["train"]
 
 
 def test_binder_installs_the_same_versions():
     lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
-    assert [line for line in lines if PIN.fullmatch(line)] == PROJECT["dependencies"] + EXTRAS["lab"]
+    assert [line for line in lines if PIN.fullmatch(line)] == PROJECT["dependencies"] + EXTRAS["lab"] + EXTRAS["train"]
     assert (ROOT / "binder" / "runtime.txt").read_text().strip() == "python-3.11"
 
 
@@ -70,7 +70,7 @@ def test_python_3_11_is_enough():
 
 def test_the_work_tree_is_small(work_tree):
     size = {path: path.stat().st_size for path in work_tree}
-    assert sum(size.values()) < 20e6
+    assert sum(size.values()) < 22e6
     assert sum(size[path] for path in work_tree if path.is_relative_to(DEMO / "checkpoint")) < 16e6
 
 
