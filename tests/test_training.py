@@ -13,8 +13,8 @@ from traps import random_ids
 from minimax_nb import reference
 from minimax_nb.cache import repair_cache
 from minimax_nb.checkpoint import patch_checkpoint
-from minimax_nb.checkpoint.export import original_weights as as_original
-from minimax_nb.lightning import has_fused, lightning_attention, slopes, use_lightning
+from minimax_nb.checkpoint.layout import original_weights as as_original
+from minimax_nb.lightning import has_fused, lightning_attention, slopes, training, use_lightning
 from minimax_nb.lightning.operator import STEEPEST
 from minimax_nb.lightning.training import Rows, attend_norm_gate
 
@@ -281,7 +281,8 @@ def defined(qkv, gate, weight, state, rows: Rows):
 
 @pytest.mark.parametrize("length", [2, 33, 300])
 @pytest.mark.parametrize("kind", ["plain", "pads", "pads between", "packed"])
-def test_gradients_of_the_layer(kind, length):
+def test_gradients_of_the_layer(kind, length, monkeypatch):
+    monkeypatch.setattr(training, "CPU_PIECE", 256)  # so that the longest has pieces, and a rest
     qkv, gate, grad, weight = inputs(2, length, 4, 16)
     mask = begins = state = None
     if kind.startswith("pads"):

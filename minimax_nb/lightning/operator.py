@@ -127,11 +127,14 @@ def attend_blocks(
     return outs[0] if len(outs) == 1 else torch.cat(outs, 1), state
 
 
-def pieces(batch: int, length: int, head_dim: int, device: str) -> list[tuple[slice, int]]:
-    """Where rows are cut, and into blocks of how many tokens; only the last block is a shorter one, by itself."""
+def pieces(batch: int, length: int, head_dim: int, device: str, on_cpu: int = CPU_SEGMENT) -> list[tuple[slice, int]]:
+    """Where rows are cut, and into blocks of how many tokens; only the last block is a shorter one, by itself.
+
+    `on_cpu`: tokens, over all rows, of a piece on a CPU.
+    """
     found, start = [], 0
     while start < length:
-        left = min(length - start, segment_length(batch, device))
+        left = min(length - start, segment_length(batch, device, on_cpu))
         size = min(left, BLOCK, head_dim)
         found.append((slice(start, start + left - left % size), size))
         start = found[-1][0].stop
@@ -144,9 +147,9 @@ def check_steepness(slopes: Tensor) -> None:
         raise ValueError(f"a slope of {slopes.max():.3g}: the torch backend takes slopes up to {STEEPEST}")
 
 
-def segment_length(batch: int, device: str) -> int:
+def segment_length(batch: int, device: str, on_cpu: int = CPU_SEGMENT) -> int:
     """Tokens of a row in a segment: whole blocks, at least one."""
-    tokens = min(SEGMENT, CPU_SEGMENT) if device == "cpu" else SEGMENT
+    tokens = min(SEGMENT, on_cpu) if device == "cpu" else SEGMENT
     return max(1, tokens // batch // BLOCK) * BLOCK
 
 
