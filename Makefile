@@ -35,10 +35,10 @@ lab: .venv/lab.stamp
 test: .venv/test.stamp
 	$(RUN) ruff check
 	$(RUN) ruff format --check
-	$(RUN) pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=120 --durations=10
+	$(RUN) pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=10
 
 tour: .venv/lab.stamp
-	$(RUN) jupyter execute --timeout=120 notebooks/*.ipynb
+	$(RUN) jupyter execute --timeout=600 notebooks/*.ipynb
 
 app: .venv/lab.stamp
 	$(RUN) voila --Voila.config_file_paths=docs/app $(APP_ARGS) docs/app/playground.ipynb
@@ -56,13 +56,13 @@ check-room: .venv/lab.stamp
 	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer, please: make PY=python3.12")'
 	$(PY) -m venv .venv
 	$(if $(TORCH_INDEX),$(RUN) pip install --index-url $(TORCH_INDEX) "$$(grep -o 'torch==[0-9.]*' pyproject.toml)")
-	$(RUN) pip install -e ".[lab]"
+	$(RUN) pip install -e ".[lab,train,serve]"
 	touch $@
 
 .venv/test.stamp: .venv/lab.stamp
-	$(RUN) pip install -e ".[lab,test,site,serve]"
+	$(RUN) pip install -e ".[lab,train,serve,test,site]"
 	touch $@ .venv/site.stamp
 
 .venv/site.stamp: .venv/lab.stamp
-	$(RUN) pip install -e ".[lab,site]"
+	$(RUN) pip install -e ".[lab,train,serve,site]"
 	touch $@

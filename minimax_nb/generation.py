@@ -10,6 +10,8 @@ would help: rejected drafts have to be taken out again, and a lightning state ca
 Without a `prefill_chunk_size` Transformers feeds a prompt at once, which for 131,072 tokens takes 18 GB beside
 weights and cache. So it is set here where the prompt is longer than a piece (prefill.py), unless the caller set it.
 And the ranks of a split model must agree before they draw tokens.
+And a config that asks for the routers' logits, as TRL's trainers leave it, makes Transformers compute a balance loss
+at every step, under a mask that is longer than the step: a RuntimeError about sizes. Nobody wants that loss here.
 """
 
 import functools
@@ -47,6 +49,8 @@ def generate(self, inputs=None, generation_config=None, *others, **kwargs):
             f"layers cannot take back a rejected draft: leave {draft} out"
         )
     agree_before_generate(self, inputs, kwargs)
+    if self.config.output_router_logits:
+        kwargs.setdefault("output_router_logits", False)
     if asked["use_cache"] is False or "custom_generate" in kwargs:  # the latter brings a loop of its own
         return GenerationMixin.generate(self, inputs, generation_config, *others, **kwargs)
     with _in_pieces(self, inputs, asked, kwargs) as more:

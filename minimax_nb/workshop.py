@@ -22,7 +22,7 @@ from time import perf_counter, sleep
 
 from .hardware import Line, package_line, pins, report
 
-PROJECT = f"{Path(__file__).parents[1]}[lab]"
+PROJECT = f"{Path(__file__).parents[1]}[lab,train,serve]"
 SHOWN = ("python", "torch", "transformers", "memory", "disk")  # of the report; of the rest only what must be mended
 MODULES = "torch, transformers.models.minimax.modeling_minimax, minimax_nb.widgets, anywidget, matplotlib.pyplot"
 QUESTION = "What is your favourite condiment?"
@@ -38,7 +38,7 @@ class Problem(Exception):
 
 def checks(wheels: Path | None = None) -> Iterator[Line]:
     """One line a check, as it is done. `wheels` is the folder that pip would install from; None leaves that out."""
-    lines = [*report(), *(package_line(name, version) for name, version in pins("lab").items())]
+    lines = [*report(), *(package_line(name, version) for name, version in (pins("lab") | pins("train")).items())]
     yield from (line for line in lines if line.name in SHOWN or line.ok is False)
     yield _network()
     if wheels is None:
@@ -82,7 +82,7 @@ def _wheels(folder: Path) -> str:
     )
     if run.returncode:
         wrong = [line for line in run.stderr.splitlines() if line.startswith("ERROR: ")]
-        fetch = f'python -m pip download --dest {folder} ".[lab]" setuptools, as docs/workshop.md has it'
+        fetch = f'python -m pip download --dest {folder} ".[lab,train,serve]" setuptools, as docs/workshop.md has it'
         raise Problem((wrong or ["pip failed"])[-1].removeprefix("ERROR: "), fetch)
     return f"pip needs no index: {len(run.stdout.rpartition('Would install')[2].split())} packages"
 

@@ -25,7 +25,7 @@ def execute(path: Path, to: Path) -> None:
     """Write the executed copy of `path` to the folder `to`."""
     notebook = nbformat.read(path, 4)
     client = NotebookClient(
-        notebook, timeout=300, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(HERE)}}
+        notebook, timeout=1200, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(HERE)}}
     )
     with client.setup_kernel():
         for number, cell in enumerate(track(notebook.cells, path.stem)):

@@ -39,6 +39,14 @@ ENTRIES = [" ".join(text.split()) for text in re.findall(r"^- (\*\*.*?)(?=^- |^#
 SRC, DST = "MiniMax-Text-01", "MiniMax-Text-01-converted"
 RESULTS = ("convert_whole.json", "load_two_gpus.json")
 SPILLED = "Seconds a token, GPUs idle"
+# Reproduced in test_serve.py
+OF_THE_SERVER = (
+    "fastapi, uvicorn, openai",
+    "cannot listen on",
+    "401 - no key",
+    "404 - there is no model",
+    "context is",
+)
 
 
 def entry(symptom: str) -> str:
@@ -201,7 +209,7 @@ def test_figures_are_those_of_the_results():
 
 def test_every_symptom_is_reproduced_or_has_its_source():
     assert len(ENTRIES) >= 20
-    reproduced = {entry(quote) for quote in [*ERRORS, *BEHAVIOURS, SPILLED]}
+    reproduced = {entry(quote) for quote in [*ERRORS, *BEHAVIOURS, SPILLED, *OF_THE_SERVER]}
     assert [
         text for text in ENTRIES if text not in reproduced and not re.search(r"\]\((https://|\.\./findings/)", text)
     ] == []

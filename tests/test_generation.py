@@ -61,3 +61,12 @@ def test_stop_strings_come_with_a_tokenizer(loaded):
     word = tokenizer.decode(plain[0, -3])
     got = model.generate(ROWS[1:], stop_strings=[word], tokenizer=tokenizer, **SETTINGS)
     assert got.shape[1] <= plain.shape[1] - 2 and plain[:, : got.shape[1]].equal(got)
+
+
+def test_a_model_that_trl_has_trained_generates_in_a_batch(loaded, monkeypatch):
+    """SFTTrainer leaves output_router_logits on, and Transformers then wants a loss that fits no step."""
+    model, _ = loaded
+    batch = {"attention_mask": (torch.arange(12) > torch.tensor([[8], [-1]])).long()}
+    want = model.generate(ROWS, **batch, **SETTINGS)
+    monkeypatch.setattr(model.config, "output_router_logits", True)
+    assert want.equal(model.generate(ROWS, **batch, **SETTINGS))

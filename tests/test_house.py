@@ -20,6 +20,7 @@ MODULES = sorted((ROOT / "minimax_nb").rglob("*.py"))
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 OUTSIDE = re.compile(r"\.\./shared\b|(?<![\w.])/(?:home|Users|root|work)/[\w.]|\b[A-Z]:\\+Users\\")
 PRINTED_PATH = re.compile(r"(?<![\w.<:/])/(?:home|Users|root|work|tmp|private|var|mnt|opt|usr)/\w|\b[A-Z]:\\+Users\\")
+INSTALLED = PROJECT["dependencies"] + EXTRAS["lab"] + EXTRAS["train"]  # by conda and Binder
 PIN = re.compile(r"[A-Za-z0-9_-]+==[0-9][0-9A-Za-z.]*")
 
 
@@ -51,12 +52,12 @@ def test_conda_installs_the_same_versions():
     python, pip, listed = environment["dependencies"]
     assert (python, pip) == ("python=3.11", "pip")
     assert listed["pip"][-1] == "-e ."
-    assert [line for line in listed["pip"] if PIN.fullmatch(line)] == PROJECT["dependencies"] + EXTRAS["lab"]
+    assert [line for line in listed["pip"] if PIN.fullmatch(line)] == INSTALLED
 
 
 def test_binder_installs_the_same_versions():
     lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
-    assert [line for line in lines if PIN.fullmatch(line)] == PROJECT["dependencies"] + EXTRAS["lab"]
+    assert [line for line in lines if PIN.fullmatch(line)] == INSTALLED
     assert (ROOT / "binder" / "runtime.txt").read_text().strip() == "python-3.11"
 
 

@@ -152,7 +152,7 @@ PEFT = {
 
 @pytest.mark.filterwarnings("ignore")  # PEFT's and Transformers', of each other's names
 @pytest.mark.parametrize("case", PEFT)
-def test_peft_merges_the_same_on_either_side(place, tmp_path, case):
+def test_peft_merges_the_same_on_either_side(place, tmp_path, case, caplog):
     """Merged into the converted model and restored, or restored and merged into MiniMax's weights."""
     peft = pytest.importorskip("peft")
     from transformers import MiniMaxForCausalLM
@@ -167,7 +167,10 @@ def test_peft_merges_the_same_on_either_side(place, tmp_path, case):
     model.merge_and_unload().save_pretrained(tmp_path / "merged")
     want = tensors_of(restore_checkpoint(tmp_path / "merged", tmp_path / "merged-back"))
 
+    caplog.clear()
+    caplog.set_level("INFO", "minimax_nb")
     back = restore_checkpoint(tmp_path / "lora", tmp_path / "back")
+    assert ("llama.cpp and vLLM take no DoRA" in caplog.text) == ("DoRA" in case)
     got = peft.PeftModel.from_pretrained(skeleton(), back).merge_and_unload().state_dict()
     assert got.keys() == want.keys()
     changed = [name for name in want if not torch.equal(want[name], WEIGHTS[name])]

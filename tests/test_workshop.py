@@ -88,7 +88,7 @@ def test_what_people_see_stands_in_the_notebook(number, seen):
 
 def test_what_is_carried_in_is_what_a_build_asks_for():
     (backend,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
-    assert f'pip download --dest wheels ".[lab]" {backend}\n' in PLAN
+    assert f'pip download --dest wheels ".[lab,train,serve]" {backend}\n' in PLAN
 
 
 # The room

@@ -79,8 +79,11 @@ def restore_adapter(src: Path, dst: Path, original: Path | None = None) -> Path:
                     require_space(final_place(dst).parent, sum(map(len, files.values())))
                     for name, content in files.items():
                         write_file(partial / name, content)
-        if json.loads(files[CONFIG])["base_model_name_or_path"] is None:
+        settings = json.loads(files[CONFIG])
+        if settings["base_model_name_or_path"] is None:
             log.info("%s names no base: where MiniMax's folder is, only --original ORIGINAL can say", dst / CONFIG)
+        if settings.get("use_dora") or settings["modules_to_save"]:
+            log.info("llama.cpp and vLLM take no DoRA and no modules_to_save: for them, %s", MERGE)
     return dst
 
 
@@ -109,6 +112,7 @@ def restored(src: Path, dst: Path, original: Path | None) -> dict[str, bytes]:
 
 
 def _restored(src: Path, dst: Path, settings: dict, original: Path | None) -> dict[str, bytes]:
+    import torch
     from safetensors.torch import save
 
     _refuse_other_methods(src / CONFIG, settings)
@@ -135,7 +139,9 @@ def _restored(src: Path, dst: Path, settings: dict, original: Path | None) -> di
         "target_modules": _targets(loras, base.config),
         "modules_to_save": sorted(name.removesuffix(".weight") for name in trained if BESIDE not in name) or None,
     }
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt"})
+    # copies, since w1 and w3 of an expert may share their A, which the format does not allow
+    whole = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    content = save(whole, metadata={"format": "pt"})
     return {WEIGHTS: content, CONFIG: to_json(settings), README: restored_readme(src.resolve().name, adapter=True)}
 
 

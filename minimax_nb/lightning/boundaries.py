@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers.utils import is_tracing
 
 from ..cache import CACHE_ARGUMENT
+from .training import refuse_lost_gradients
 
 PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")  # FlashAttention's arguments
 
@@ -40,6 +41,7 @@ def hand_down(model: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple,
     """The arguments of MiniMaxModel.forward with `boundaries`, and with position_ids that count real tokens."""
     names = list(signature(type(model).forward).parameters)[1:]
     kwargs = dict(zip(names, args, strict=False)) | kwargs
+    refuse_lost_gradients(model, kwargs)
     tokens = kwargs.get("input_ids")
     tokens = kwargs.get("inputs_embeds") if tokens is None else tokens
     if tokens is None:  # Transformers says what is missing

@@ -17,7 +17,8 @@ from ..classes import change_class
 from ..original import DECAY_TABLES
 from .backends import Sizes, choose
 from .boundaries import Boundaries, hand_down
-from .operator import attend, segment_length, slopes
+from .operator import attend, document_begins, segment_length, slopes
+from .training import Rows, attend_norm_gate
 
 # Arguments that Transformers sends through all layers and that change nothing here, or that `hand_down` dealt with.
 UNUSED = ("position_ids", "use_cache", "seq_idx", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
@@ -78,6 +79,7 @@ class LightningAttention(MiniMaxLightningAttention):
     """
 
     lightning_backend: str
+    whole = True  # has all heads; minimax_nb.parallel splits them, and computes no gradients
 
     def forward(
         self,
@@ -100,13 +102,21 @@ class LightningAttention(MiniMaxLightningAttention):
         kept = past_key_values if cache is None else cache  # the argument's name before Transformers 5.24
         state = None if kept is None else _state_in(kept, self.layer_idx)
 
-        fast = self.lightning_backend == "fused" and not _needs_gradient(self, hidden_states)
-        out, state = (_attend_fast if fast else _attend)(self, hidden_states, boundaries, state)
-        gate = self.output_gate(hidden_states)  # now, when q, k and v are gone: a long prompt needs the memory
+        training = _needs_gradient(self, hidden_states)
+        by_hand = training and self.whole and self.lightning_backend == "torch"
+        if by_hand and hidden_states.shape[1] > 1 and not is_tracing(hidden_states):
+            qkv, gate = self.qkv_proj(hidden_states), self.output_gate(hidden_states)
+            out, state = _train(self, qkv, gate, boundaries, state)
+            projected = self.out_proj(out)
+        else:
+            fast = self.lightning_backend == "fused" and not training
+            out, state = (_attend_fast if fast else _attend)(self, hidden_states, boundaries, state)
+            gate = self.output_gate(hidden_states)  # now, when q, k and v are gone: a long prompt needs the memory
+            projected = self._project(out, gate, fast)
         if kept is not None:
             kept.set_linear_cache(self.layer_idx, state)
             kept.fed = boundaries.fed
-        return self._project(out, gate, fast), state
+        return projected, state
 
     def _project(self, out: Tensor, gate: Tensor, fast: bool) -> Tensor:
         """The layer's output from what its heads read of their states, (batch, length, heads * head_dim)."""
@@ -213,7 +223,7 @@ def _attend(layer, x: Tensor, boundaries: Boundaries, state: Tensor | None) -> t
     qkv = layer.qkv_proj(x)
     length, outs = qkv.shape[1], []
     in_pieces = layer.lightning_backend == "torch" and boundaries.cu_seqlens is None
-    size = segment_length(qkv) if in_pieces else length
+    size = segment_length(len(qkv), qkv.device.type) if in_pieces else length
     for start in range(0, length, size):
         piece, mask = layer.act_fn(qkv[:, start : start + size]), boundaries.mask
         if mask is not None:
@@ -242,6 +252,15 @@ def _attend_fast(layer, x: Tensor, boundaries: Boundaries, state: Tensor | None)
     gates = mask if boundaries.gated else None
     out, state = attend(q, k, v, rates, state, gates, boundaries.cu_seqlens, "fused")
     return out.flatten(2), state
+
+
+def _train(layer, qkv: Tensor, gate: Tensor, boundaries: Boundaries, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attention, norm and gate at once, with gradients of our own."""
+    cu_seqlens = boundaries.cu_seqlens
+    begins = None if cu_seqlens is None else document_begins(cu_seqlens, *qkv.shape[:2])
+    rows = Rows(_rates(layer, qkv.device), layer.norm.variance_epsilon, boundaries.mask, boundaries.gated, begins)
+    out, state = attend_norm_gate(qkv, gate, layer.norm.weight, state, rows)
+    return out, None if cu_seqlens is not None else state
 
 
 def _norm_and_gate(norm, out: Tensor, gate: Tensor) -> Tensor:

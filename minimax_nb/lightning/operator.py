@@ -15,6 +15,8 @@ of the decay counts real tokens, not places. And where a packed document begins,
     out, state = lightning_attention(q, k, v, slopes(64, layer=0, layers=80))
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from transformers.utils import is_tracing
@@ -91,51 +93,64 @@ def attend(
         from .fused import attend as fused
 
         return fused(q, k, v, slopes, state, mask, cu_seqlens)
-    begins = None if cu_seqlens is None else _begins(q, cu_seqlens)
-    out, state = _torch(q, k, v, slopes, state, mask, begins)
+    begins = None if cu_seqlens is None else document_begins(cu_seqlens, *q.shape[:2])
+    out, state = attend_blocks(q, k, v, slopes, state, mask, begins)
     return out, None if cu_seqlens is not None else state
 
 
-def _begins(q: Tensor, cu_seqlens: Tensor) -> Tensor:
+def document_begins(cu_seqlens: Tensor, batch: int, length: int) -> Tensor:
     """(batch, length), true where a document begins."""
-    begins = torch.zeros(q.shape[0] * q.shape[1], dtype=torch.bool, device=q.device)
-    return begins.index_fill(0, cu_seqlens[:-1].to(q.device, torch.long), True).view(q.shape[:2])
+    begins = torch.zeros(batch * length, dtype=torch.bool, device=cu_seqlens.device)
+    return begins.index_fill(0, cu_seqlens[:-1].long(), True).view(batch, length)
 
 
-def _torch(
+def attend_blocks(
     q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor | None, mask: Tensor | None, begins: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Whole blocks in segments that bound the memory, then what is left as one shorter block."""
+    """Whole blocks in pieces that bound the memory, then what is left as one shorter block."""
     dtype = torch.promote_types(q.dtype, torch.float32)
     if state is None:
         state = q.new_zeros(q.shape[0], q.shape[2], q.shape[3], v.shape[3], dtype=dtype)
-    state, slopes, length = state.to(dtype), slopes.to(dtype), q.shape[1]
-    if length == 1:
-        return _step(q, k, v, slopes, state, mask)
-    _check_steepness(slopes)
-    outs, start = [], 0
-    while start < length:
-        left = min(length - start, segment_length(q))
-        size = min(left, BLOCK, q.shape[3])
-        piece = slice(start, start + left - left % size)
-        parts = [x[:, piece].to(dtype) for x in (q, k, v)]
-        counts = [None if marks is None else _counts(marks[:, piece], size) for marks in (mask, begins)]
-        out, state = _blocks(*parts, slopes, state, size, *counts)
-        outs.append(out.to(q.dtype))
-        start = piece.stop
+    state, slopes = state.to(dtype), slopes.to(dtype)
+    if q.shape[1] == 1:
+        with torch.autocast(q.device.type, enabled=False):
+            return _step(q, k, v, slopes, state, mask)
+    check_steepness(slopes)
+    outs = []
+    with torch.autocast(q.device.type, enabled=False):  # it would compute the products in half precision
+        for place, size in pieces(*q.shape[:2], q.shape[3], q.device.type):
+            parts = [x[:, place].to(dtype) for x in (q, k, v)]
+            parts = [x.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4) for x in parts]
+            marks = [None if marks is None else counts(marks[:, place]) for marks in (mask, begins)]
+            out, state, _ = block_attention(*parts, state, tables(slopes, size, parts[0].shape[2], *marks))
+            outs.append(out.permute(0, 2, 3, 1, 4).flatten(1, 2).to(q.dtype))
     return outs[0] if len(outs) == 1 else torch.cat(outs, 1), state
 
 
-def _check_steepness(slopes: Tensor) -> None:
+def pieces(batch: int, length: int, head_dim: int, device: str, on_cpu: int = CPU_SEGMENT) -> list[tuple[slice, int]]:
+    """Where rows are cut, and into blocks of how many tokens; only the last block is a shorter one, by itself.
+
+    `on_cpu`: tokens, over all rows, of a piece on a CPU.
+    """
+    found, start = [], 0
+    while start < length:
+        left = min(length - start, segment_length(batch, device, on_cpu))
+        size = min(left, BLOCK, head_dim)
+        found.append((slice(start, start + left - left % size), size))
+        start = found[-1][0].stop
+    return found
+
+
+def check_steepness(slopes: Tensor) -> None:
     """Refuse decays that half a block turns into numbers beyond fp32. MiniMax's slopes are below 1."""
     if not is_tracing(slopes) and slopes.max() > STEEPEST:
         raise ValueError(f"a slope of {slopes.max():.3g}: the torch backend takes slopes up to {STEEPEST}")
 
 
-def segment_length(x: Tensor) -> int:
-    """Tokens of a row in a segment of x (batch, length, ...): whole blocks, at least one."""
-    tokens = min(SEGMENT, CPU_SEGMENT) if x.device.type == "cpu" else SEGMENT
-    return max(1, tokens // len(x) // BLOCK) * BLOCK
+def segment_length(batch: int, device: str, on_cpu: int = CPU_SEGMENT) -> int:
+    """Tokens of a row in a segment: whole blocks, at least one."""
+    tokens = min(SEGMENT, on_cpu) if device == "cpu" else SEGMENT
+    return max(1, tokens // batch // BLOCK) * BLOCK
 
 
 def _step(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -149,62 +164,86 @@ def _step(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor, state: Tensor, mask: 
     return (q @ state).transpose(1, 2).to(dtype), state
 
 
-def _blocks(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    slopes: Tensor,
-    state: Tensor,
-    size: int,
-    tokens: Tensor | None,
-    documents: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Blocks of `size` tokens all at once: pairs within a block, and states between blocks by one product.
+class Tables(NamedTuple):
+    """The decays of a piece in blocks, and what sees what in packed rows. `rows` is 1 where all rows are alike."""
 
-    q, k, v: (batch, blocks * size, heads, head_dim); state: (batch, heads, head_dim, head_dim). `tokens` and
-    `documents`: see `_counts`; None where each place is a token, or all of one document.
+    q_decay: Tensor  # (rows, heads, blocks or 1, size, 1), from the middle of a block to each token
+    k_decay: Tensor  # its inverse, from each token to the middle
+    between: Tensor  # (rows, heads, blocks + 1, blocks + 1), to each middle and the end from the start and each middle
+    last: Tensor  # (rows, heads, 1, 1), from the last middle to the end
+    same: Tensor | None = None  # (batch, 1, blocks, size, size), whether two tokens are of one document; None: all are
+    sees: Tensor | None = None  # (batch, 1, blocks, size, 1), tokens that may see the state from before
+    stays: Tensor | None = None  # the same, those that are in the state at the block's end
+    carries: Tensor | None = None  # (batch, 1, 1, 1), whether the last block's end is of the document at its start
+
+
+def tables(slopes: Tensor, size: int, blocks: int, tokens: Tensor | None, documents: Tensor | None) -> Tables:
+    """`tokens` and `documents`: see `counts`; None where each place is a token, or all of one document.
 
     The decay from token j to token i is exp(-slope (n_i - n_j)), n counting tokens. It is a product of two factors, one
     of i and one of j, when both are counted from the middle m of the block: q_i takes exp(-slope (n_i - m)), k_j takes
     exp(-slope (m - n_j)). So pads cost nothing more, and neither factor leaves the range of fp32.
     """
-    q, k, v = (x.unflatten(1, (-1, size)).permute(0, 3, 1, 2, 4).contiguous() for x in (q, k, v))
-    # q, k, v: (batch, heads, blocks, size, head_dim)
     even = tokens is None  # then all blocks are alike
     if even:
-        tokens = torch.arange(q.shape[2] * size + 1, device=q.device)[None]
-    middles = tokens[:, size // 2 :: size][:, : q.shape[2]]  # (batch or 1, blocks)
-    from_middle = tokens[:, 1:].unflatten(1, (-1, size)) - middles[..., None]  # (batch or 1, blocks, size)
-    from_middle = from_middle[:, None, : 1 if even else None, :, None]  # (batch or 1, 1, blocks or 1, size, 1)
-    q, k = q * _decay(slopes, from_middle), k * _decay(slopes, -from_middle)
-
-    scores = (q @ k.transpose(-1, -2)).tril_()  # (batch, heads, blocks, size, size); in place: half the time on a CPU
-    if documents is not None:
-        of_token = documents[:, 1:].unflatten(1, (-1, size))  # (batch, blocks, size)
-        at_end = documents[:, ::size]  # (batch, blocks + 1): before block 0, and at the end of each
-        scores = scores * (of_token[..., None] == of_token[..., None, :])[:, None]
-        k = k * (of_token == at_end[:, 1:, None])[:, None, ..., None]  # what stays in the state
-        q = q * (of_token == at_end[:, :-1, None])[:, None, ..., None]  # what may see the state from before
-
-    added = k.transpose(-1, -2) @ v  # to the state, seen from each block's middle: (batch, heads, blocks, d, d)
-    steps = torch.cat([state[:, :, None], added[:, :, :-1]], 2).flatten(-2)  # (batch, heads, blocks, d * d)
-    times = torch.cat([tokens[:, :1], middles, tokens[:, -1:]], 1)  # (batch or 1, blocks + 2)
+        tokens = torch.arange(blocks * size + 1, device=slopes.device)[None]
+    middles = tokens[:, size // 2 :: size][:, :blocks]  # (rows, blocks)
+    from_middle = tokens[:, 1:].unflatten(1, (-1, size)) - middles[..., None]  # (rows, blocks, size)
+    from_middle = from_middle[:, None, : 1 if even else None, :, None]
+    times = torch.cat([tokens[:, :1], middles, tokens[:, -1:]], 1)  # (rows, blocks + 2)
     between = _decay(slopes, (times[:, 1:, None] - times[:, None, :-1])[:, None, None])[:, :, 0].tril()
-    if documents is not None:
-        between = between * (at_end[:, :, None] == at_end[:, None, :])[:, None]
-    # between: (batch or 1, heads, blocks + 1, blocks + 1), to each middle and the end from the start and each middle
-    states = (between[..., :-1, :-1] @ steps).unflatten(-1, state.shape[-2:])  # before each block, seen from its middle
+    last = between[..., -1, -1, None, None]
+    decays = _decay(slopes, from_middle), _decay(slopes, -from_middle)
+    if documents is None:
+        return Tables(*decays, between, last)
+    of_token = documents[:, 1:].unflatten(1, (-1, size))  # (batch, blocks, size)
+    at_end = documents[:, ::size]  # (batch, blocks + 1): before block 0, and at the end of each
+    return Tables(
+        *decays,
+        between * (at_end[:, :, None] == at_end[:, None, :])[:, None],
+        last,
+        (of_token[..., None] == of_token[..., None, :])[:, None],
+        (of_token == at_end[:, :-1, None])[:, None, ..., None],
+        (of_token == at_end[:, 1:, None])[:, None, ..., None],
+        (at_end[:, -1] == at_end[:, -2])[:, None, None, None],
+    )
 
-    out = (scores @ v).flatten(0, 2)  # (batch * heads * blocks, size, head_dim)
-    out = out.baddbmm_(q.flatten(0, 2), states.flatten(0, 2)).unflatten(0, q.shape[:3])  # in place: one pass less
-    last = between[..., -1, -1, None, None]  # from the last middle to the end
-    before = states[:, :, -1]
-    if documents is not None:
-        before = before * (at_end[:, -1] == at_end[:, -2])[:, None, None, None]
-    return out.permute(0, 2, 3, 1, 4).flatten(1, 2), last * (before + added[:, :, -1])
+
+def block_attention(
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, t: Tables, with_out: bool = True
+) -> tuple[Tensor | None, Tensor, tuple]:
+    """Blocks all at once: pairs within a block, and states between blocks by one product.
+
+    q, k, v: (batch, heads, blocks, size, head_dim); state: (batch, heads, head_dim, head_dim). Returns out, like q, the
+    state after the last block, and what the gradients are computed from. Without `with_out`, out is None.
+    """
+    v = v.contiguous()
+    q, k = _contiguous_product(q, t.q_decay), _contiguous_product(k, t.k_decay)
+    scores = (q @ k.transpose(-1, -2)).tril_()  # (batch, heads, blocks, size, size); in place: half the time on a CPU
+    q_seeing, k_staying = q, k
+    if t.same is not None:
+        scores, q_seeing, k_staying = scores * t.same, q * t.sees, k * t.stays
+    added = k_staying.transpose(-1, -2) @ v  # to the state, seen from each block's middle: (batch, heads, blocks, d, d)
+    steps = torch.cat([state[:, :, None], added[:, :, :-1]], 2).flatten(-2)  # (batch, heads, blocks, d * d)
+    states = (t.between[..., :-1, :-1] @ steps).unflatten(-1, state.shape[-2:])  # before each block, from its middle
+
+    out = None
+    if with_out:
+        out = (scores @ v).flatten(0, 2)  # (batch * heads * blocks, size, head_dim)
+        out = out.baddbmm_(q_seeing.flatten(0, 2), states.flatten(0, 2))  # in place: one pass less
+        out = out.unflatten(0, q.shape[:3])
+    before = states[:, :, -1] if t.carries is None else states[:, :, -1] * t.carries
+    return out, t.last * (before + added[:, :, -1]), (q, k, v, scores, q_seeing, k_staying, states)
 
 
-def _counts(marks: Tensor, size: int) -> Tensor:
+def _contiguous_product(x: Tensor, factor: Tensor) -> Tensor:
+    """x * factor, laid out in order whatever the layout of x, in one pass where no gradient is wanted."""
+    if torch.is_grad_enabled() or is_tracing(x):
+        return x.contiguous() * factor
+    return torch.mul(x, factor, out=torch.empty(x.shape, dtype=x.dtype, device=x.device))
+
+
+def counts(marks: Tensor) -> Tensor:
     """(batch, places + 1): how many marks stand before each place, and in all."""
     return torch.nn.functional.pad(marks.long().cumsum(1), (1, 0))
 

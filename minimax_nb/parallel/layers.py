@@ -44,6 +44,7 @@ class ParallelLightning(LightningAttention):
 
     all_heads: int
     first_head: int
+    whole = False
 
     def _project(self, out: Tensor, gate: Tensor, fast: bool) -> Tensor:
         return self.joined(super()._project(out, gate, fast), out)
