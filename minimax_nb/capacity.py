@@ -118,10 +118,28 @@ def _layout(config: str, gpus: int, memory: float, dtype: str) -> Layout:
     weights = {name: weight.nbytes for name, weight in model.named_parameters()}
     each = memory * ALONE if gpus == 1 else memory
     placed = place(model, dict.fromkeys(range(gpus), each) | {"cpu": 100 * sum(weights.values())})
-    fits = not {"cpu", "disk"} & set(placed.values())
-    if not fits:
-        placed = place(model, dict.fromkeys(range(gpus), 10 * sum(weights.values())))
-    found = [_gpu(model, placed, weights, index) for index in range(gpus)]
+    if {"cpu", "disk"} & set(placed.values()):
+        return _layout_without_limit(config, gpus, dtype)
+    return _described(model, placed, weights, gpus, True, dtype)
+
+
+@lru_cache(maxsize=256)
+def _layout_without_limit(config: str, gpus: int, dtype: str) -> Layout:
+    """Where the weights would lie if the GPUs were larger."""
+    from .placement import place, skeleton
+
+    model = skeleton(json.loads(config), DTYPES[dtype], dtype == "int8")
+    weights = {name: weight.nbytes for name, weight in model.named_parameters()}
+    placed = place(model, dict.fromkeys(range(gpus), 10 * sum(weights.values())))
+    return _described(model, placed, weights, gpus, False, dtype)
+
+
+def _described(model, placed: Mapping, weights: Mapping, gpus: int, fits: bool, dtype: str) -> Layout:
+    sizes = Counter()  # by part, as `placed` names them
+    for name, size in weights.items():
+        part = ".".join(name.split(".")[:3]) if ".layers." in name else name.rpartition(".")[0]
+        sizes[part] += size
+    found = [_gpu(model, placed, sizes, index) for index in range(gpus)]
     return Layout(found, fits, _by_kind(model, weights), _while_loading(model, dtype))
 
 
@@ -135,9 +153,9 @@ def _while_loading(model, dtype: str) -> int:
     return matrix * (ELEMENT + 4 + 4 + 1) if dtype == "int8" else 2 * matrix * sizes.num_local_experts * ELEMENT
 
 
-def _gpu(model, placed: Mapping, weights: Mapping, index: int) -> Gpu:
+def _gpu(model, placed: Mapping, sizes: Mapping, index: int) -> Gpu:
     here = [name for name, device in placed.items() if device == index]
-    size = sum(weight for name, weight in weights.items() if name.startswith(tuple(f"{part}." for part in here)))
+    size = sum(sizes[name] for name in here)
     kinds = [model.config.layer_types[int(name.rpartition(".")[2])] for name in here if ".layers." in name]
     return Gpu(size, len(kinds), kinds.count("full_attention"), kinds.count("linear_attention"))
 

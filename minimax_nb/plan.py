@@ -34,6 +34,7 @@ from . import plan_words as words
 from .capacity import DTYPES, GB, RESERVE, Capacity
 from .errors import UsageMistake
 
+PARTS = ("weights", "KV cache", "lightning state", "workspace")
 MOST_GPUS = 1024
 LONGEST = 131072  # tokens, where a config does not say: max_position_embeddings of Transformers' MiniMaxConfig
 CARDS = (  # GPUs that people have: GB of one, names
@@ -53,6 +54,7 @@ class Plan(NamedTuple):
     workspace_gb: float  # the most on each GPU, all of them together
     total_gb: float
     per_gpu_gb: list[float]  # weights, cache, state and workspace
+    parts_per_gpu_gb: list[dict[str, float]]  # the same, one by one, by the names of PARTS
     fits: bool
     max_context: int  # tokens; 0 if not even the weights fit
     max_static_context: int  # up to which decoding is static, which is faster
@@ -173,16 +175,16 @@ def _planned(machine, name: str, context: int, batch: int) -> Plan:
     static = machine.fits(context, batch, static=True)
     fits = static or machine.fits(context, batch)
     gpus, needed = machine.layout.gpus, machine.needed(context, batch, static)
-    weights = sum(gpu.weights for gpu in gpus)
-    keys = sum(machine.keys(gpu, context, batch) for gpu in gpus)
-    states = sum(machine.states(gpu, batch) for gpu in gpus)
+    parts = [_parts(machine, *gpu_and_all, context, batch) for gpu_and_all in zip(gpus, needed, strict=True)]
+    weights, keys, states, workspace = (sum(part[name] for part in parts) for name in PARTS)
     found = Plan(
-        weights_gb=weights / GB,
-        kv_cache_gb=keys / GB,
-        lightning_state_gb=states / GB,
-        workspace_gb=(sum(needed) - weights - keys - states) / GB,
+        weights_gb=weights,
+        kv_cache_gb=keys,
+        lightning_state_gb=states,
+        workspace_gb=workspace,
         total_gb=sum(needed) / GB,
         per_gpu_gb=[size / GB for size in needed],
+        parts_per_gpu_gb=parts,
         fits=fits,
         max_context=machine.longest_context(batch),
         max_static_context=machine.longest_context(batch, static=True),
@@ -202,6 +204,12 @@ def _planned(machine, name: str, context: int, batch: int) -> Plan:
     )
     why = "" if fits else words.reason(machine, context, batch)
     return found._replace(report="\n".join([*words.lines(found, name), *words.verdict(found, why)]))
+
+
+def _parts(machine, gpu, needed: int, context: int, batch: int) -> dict[str, float]:
+    """What makes up the bytes `needed` on a GPU, in GB."""
+    held = gpu.weights, machine.keys(gpu, context, batch), machine.states(gpu, batch)
+    return {name: size / GB for name, size in zip(PARTS, (*held, needed - sum(held)), strict=True)}
 
 
 def _rounded(value):

@@ -133,6 +133,17 @@ EXERCISES = {
         "state *= kept\n    return state.addr_(k, v)",
         ("return state.mul_(kept)", "state = kept * state + torch.outer(k, v)\n    return state", "return None"),
     ),
+    "07-ex1": Exercise("batch = 1", "batch = 37", ("batch = 36", "batch = 38")),
+    "07-ex2": Exercise("piece = 131_072", "piece = 14_336", ("piece = 14_080", "piece = 14_592", "piece = 14_400")),
+    "07-ex3": Exercise(
+        "return gate, up, down",
+        "return gate.chunk(2)[rank], up.chunk(2)[rank], down.chunk(2, 1)[rank]",
+        (
+            "return gate.chunk(2)[0], up.chunk(2)[0], down.chunk(2, 1)[0]",
+            "return gate.chunk(2)[rank], up.chunk(2)[rank], down.chunk(2)[rank]",
+            "return gate.chunk(2)[rank], up.chunk(2)[rank], down.chunk(2, 1)[1 - rank]",
+        ),
+    ),
 }
 
 

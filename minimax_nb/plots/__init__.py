@@ -1,4 +1,7 @@
-"""The figures of the notebooks: of benchmarks in `plots.bench`, of notebooks 05 and 06 in `lightning` and `decode`."""
+"""The figures of the notebooks.
+
+Of benchmarks in `plots.bench`, of notebooks 05 to 07 in `lightning`, `decode` and `scaling`.
+"""
 
 from ..lazy import names_from
 

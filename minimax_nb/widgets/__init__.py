@@ -9,7 +9,7 @@ work in a thread, `controls` checks what a reader sets, `page` puts script and s
 `tokens` and `hooks` draw tables, draw tokens, and look on while a model computes.
 """
 
-from .explorers import config_explorer, expert_view, head_memory, quiz, stepper
+from .explorers import config_explorer, expert_view, head_memory, planner, quiz, stepper
 from .playground import playground  # the function takes the place of the package of this name, which stays importable
 
-__all__ = ["config_explorer", "expert_view", "head_memory", "playground", "quiz", "stepper"]
+__all__ = ["config_explorer", "expert_view", "head_memory", "planner", "playground", "quiz", "stepper"]

@@ -35,6 +35,13 @@ def stepper():
     return _widget(Stepper())
 
 
+def planner():
+    """What each GPU would hold of MiniMax-Text-01: GPUs, their memory, dtype, context and batch can be set."""
+    from .planner import Planner
+
+    return _widget(Planner())
+
+
 def quiz(number: str):
     """The questions on notebook `number`, from the quiz.toml beside it. Each choice is explained at once.
 

@@ -1,0 +1,110 @@
+"""The planner as a picture: what each GPU holds, for a machine, a dtype, a context and a batch that a reader sets.
+
+    planner = Planner()
+    planner.set("dtype", "int8")
+    planner.found.fits, planner.text
+
+All figures are those of `minimax_nb.plan` for MiniMax-Text-01; nothing is loaded. A bar's parts differ by hatch and
+order as well as by colour, and stand as figures beside it.
+"""
+
+from html import escape
+
+from ...plan import PARTS, Plan, plan
+from ..controls import Control
+from .explorer import Explorer
+
+WIDTH = 16  # em of the longest bar
+FILLS = {  # of each part: how its box is filled
+    "weights": "#0072b2",
+    "KV cache": "repeating-linear-gradient(45deg,#d55e00 0 3px,#fff 3px 6px)",
+    "lightning state": "#000",
+    "workspace": "repeating-linear-gradient(0deg,#009e73 0 2px,#fff 2px 5px)",
+}
+BOX = "display:inline-block;height:1em;vertical-align:middle"
+
+
+class Planner(Explorer):
+    title = "What each GPU would hold"
+    hint = (
+        "Arrow keys move the sliders. The context goes in powers of two: 17 is 131,072 tokens. The upright line in a "
+        "bar is the memory of the GPU."
+    )
+    controls = (
+        Control("gpus", "GPUs", 8, low=2, high=16),
+        Control("memory", "GB of a GPU", 80, low=40, high=200),
+        Control("dtype", "Weights", "bf16", options=("bf16", "int8")),
+        Control("context", "Context (2 to the power of)", 17, low=10, high=23),
+        Control("batch", "Conversations at a time", 1, low=1, high=64),
+    )
+
+    def draw(self) -> str:
+        set_to = self.values
+        self.found = plan(
+            gpus=set_to["gpus"],
+            gpu_memory=set_to["memory"],
+            dtype=set_to["dtype"],
+            context=2 ** set_to["context"],
+            batch=set_to["batch"],
+        )
+        sentences = "".join(f"<p>{escape(line)}</p>" for line in self._verdict())
+        return sentences + _legend() + _bars(self.found)
+
+    def describe(self) -> str:
+        return self.found.report
+
+    def summary(self) -> str:
+        return self._verdict()[0].partition(":")[0]
+
+    def _verdict(self) -> list[str]:
+        """What stands in the report above its figures and below them."""
+        first, *rest = self.found.report.splitlines()
+        context = f"{self.found.context:,} tokens of context, batch {self.found.batch}"
+        last = [line for line in rest if not line.startswith("  ")]
+        return [*last, f"{first}; {context}; {self.found.decoding} decoding."]
+
+
+def _legend() -> str:
+    parts = "".join(
+        f'<span style="white-space:nowrap"><span aria-hidden="true" style="{BOX};width:1em;background:{fill}"></span> '
+        f"{name}&ensp;</span>"
+        for name, fill in FILLS.items()
+    )
+    return f"<p>From left to right: {parts}</p>"
+
+
+def _bars(found: Plan) -> str:
+    """A table with a row for each GPU: the bar, and its figures."""
+    head = ("", "", *PARTS, "together", "to spare")
+    longest = max(found.gpu_memory_gb, *found.per_gpu_gb)
+    top = "".join(f'<th scope="col">{name}</th>' if name else "<td></td>" for name in head)
+    rows = []
+    for index, (parts, held, layers) in enumerate(
+        zip(found.parts_per_gpu_gb, found.per_gpu_gb, found.layers_per_gpu, strict=True)
+    ):
+        figures = [*parts.values(), held, found.gpu_memory_gb - held]
+        cells = "".join(f"<td>{_gb(value)}</td>" for value in figures)
+        name = f"GPU {index}, {layers} layers"
+        bar = _bar(parts, found.gpu_memory_gb, longest)
+        rows.append(f'<tr><th scope="row">{name}</th><td style="text-align:left">{bar}</td>{cells}</tr>')
+    caption = f"GB on each GPU at its busiest moment, of {found.gpu_memory_gb:g}"
+    body = f"<thead><tr>{top}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<table class="mmnb-balance"><caption>{caption}</caption>{body}</table>'
+
+
+def _bar(parts: dict[str, float], memory: float, longest: float) -> str:
+    """One box a part, side by side, and a line where the memory ends. Only for show: the figures stand beside it."""
+
+    def em(gb: float) -> str:
+        return f"{WIDTH * gb / longest:.2f}em"
+
+    boxes = "".join(
+        f'<span style="{BOX};width:{em(gb)};background:{FILLS[name]}"></span>' for name, gb in parts.items()
+    )
+    line = f"position:absolute;left:{em(memory)};top:-0.15em;height:1.3em;border-left:2px solid currentColor"
+    style = f"position:relative;display:inline-block;white-space:nowrap;font-size:1em;width:{WIDTH + 0.2}em"
+    return f'<span aria-hidden="true" style="{style}">{boxes}<span style="{line}"></span></span>'
+
+
+def _gb(value: float) -> str:
+    return f"{value:,.1f}" if abs(value) >= 0.05 or value == 0 else f"{value:.3f}"
