@@ -83,7 +83,7 @@ def load(
     from .lightning.backends import Sizes, choose, described, why_not_fused
     from .lightning.layer import rebuild_decays, use_lightning
     from .memory import enough_memory
-    from .placement import named, settled
+    from .planner.placement import named, settled
 
     on_gpu = _on_gpu(device_map)
     decode.require(decoding)
