@@ -43,7 +43,9 @@ LATE = 20  # seconds after its time at which a way is stopped
 
 def most_layers(gpus: int, memory: float, int8: bool) -> int:
     """The most whole periods that fit both ways with a prompt of 128k. UsageMistake if not one does."""
-    for layers in range(LAYERS, 0, -PERIOD):
+    period = sum(gpu.weights for gpu in capacity(native(PERIOD), 1, memory, int8).layout.gpus)
+    most = min(LAYERS // PERIOD, int(gpus * memory / period) + 1)
+    for layers in range(most * PERIOD, 0, -PERIOD):
         machines = [capacity(native(layers), gpus, memory, int8)]
         if gpus in (2, 4, 8):
             machines.append(capacity(native(layers), gpus, memory, int8, parallel.Ranks(0, gpus)))

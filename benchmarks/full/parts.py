@@ -222,7 +222,11 @@ def parts(settings: Settings, ranks: int) -> list[Part]:
 def measured(settings: Settings, ranks: Ranks, tell: Callable[[str, dict], None]) -> None:
     """Make the model and measure its parts. `tell` is given the name of each and its row, on every rank."""
     start = time.perf_counter()
-    run = Run(settings, ranks)
+    try:
+        run = Run(settings, ranks)
+    except Exception as error:
+        tell("made", {"status": "error", "why": f"{type(error).__name__}: {str(error)[:300]}"})
+        raise
     tell("made", {"status": "ok", "seconds": round(time.perf_counter() - start, 1)})
     for part in parts(settings, ranks.size):
         left = run.together.all(part.name, settings.until - time.time())[0]  # rank 0's clock
@@ -261,8 +265,10 @@ def again(model: nn.Module) -> None:
 
 
 def tidy_memory() -> None:
+    """Free what is unused, and let the peaks of all GPUs begin anew."""
+    if not GPU:
+        return
     gc.collect()
+    torch.cuda.empty_cache()
     for index in range(torch.cuda.device_count()):
         torch.cuda.reset_peak_memory_stats(index)
-    if GPU:
-        torch.cuda.empty_cache()
