@@ -8,7 +8,6 @@ twice. The weights of 80 layers are drawn on the GPUs in seconds.
 import torch
 from accelerate import dispatch_model
 from torch import Tensor, nn
-from torchao.quantization import Int8Tensor
 from transformers import MiniMaxConfig, MiniMaxForCausalLM
 
 from minimax_nb import experts, parallel
@@ -139,8 +138,10 @@ def values_for(name: str, shape: torch.Size, int8: bool, generator: torch.Genera
     return values
 
 
-def int8_values(shape: torch.Size, generator: torch.Generator) -> Int8Tensor:
+def int8_values(shape: torch.Size, generator: torch.Generator) -> Tensor:
     """Experts (e, rows, columns) as experts.int8 holds them: integers, and a scale a row that differs somewhat."""
+    from torchao.quantization import Int8Tensor
+
     count, rows, columns = shape
     device = generator.device
     data = torch.empty(shape, dtype=torch.int8, device=device).random_(-127, 128, generator=generator)
