@@ -179,16 +179,17 @@ def generated(run: Run) -> dict:
     ids = run.ids(1, 64)
     settings = {"attention_mask": torch.ones_like(ids), "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
-    def seconds(count: int) -> float:
+    def timed_text(count: int) -> tuple[float, list[int]]:
         start = time.perf_counter()
-        run.model.generate(ids, **settings, max_new_tokens=count).tolist()
-        return time.perf_counter() - start
+        text = run.model.generate(ids, **settings, max_new_tokens=count)[0, 64:].tolist()
+        return time.perf_counter() - start, text
 
-    seconds(3)
-    first, whole = seconds(1), seconds(NEW)
+    timed_text(3)
+    (first, _), (whole, text) = timed_text(1), timed_text(NEW)
     each = 1000 * (whole - first) / (NEW - 1)
-    row = {"tokens": NEW, "first_ms": round(1000 * first, 1), "whole_ms": round(1000 * whole, 1)}
-    return row | {"ms_a_token": round(each, 2), "tokens_s": round(1000 / each, 2)}
+    row = {"tokens": len(text), "first_ms": round(1000 * first, 1), "whole_ms": round(1000 * whole, 1)}
+    row |= {"ms_a_token": round(each, 2), "tokens_s": round(1000 / each, 2)}
+    return row | {"same_on_all_ranks": len({tuple(each) for each in run.together.all("text", text)}) == 1}
 
 
 # ---- one after the other -------------------------------------------------------------------------------------------
