@@ -36,9 +36,9 @@ from benchmarks.full.parts import MORE, Settings, measured  # noqa: E402
 from benchmarks.full.processes import launched, stop  # noqa: E402
 from minimax_nb import parallel, plan  # noqa: E402
 from minimax_nb.bench import Results  # noqa: E402
-from minimax_nb.capacity import Capacity  # noqa: E402
 from minimax_nb.errors import UsageMistake  # noqa: E402
 from minimax_nb.original import LAYERS, PERIOD  # noqa: E402
+from minimax_nb.planner.capacity import Capacity  # noqa: E402
 
 WAYS = ("device_map", "tensor_parallel")
 LONGEST = 131072 + MORE  # tokens for which there must be room

@@ -15,7 +15,6 @@ from minimax_nb.attention import register
 from minimax_nb.bench import building_in
 from minimax_nb.bench.measure import TOY
 from minimax_nb.cache import repair_cache
-from minimax_nb.capacity import Capacity
 from minimax_nb.config import patch_config
 from minimax_nb.decode import use_decoding
 from minimax_nb.generation import explain_generate
@@ -23,7 +22,8 @@ from minimax_nb.lightning.layer import lightning_layers, rebuild_decays, use_lig
 from minimax_nb.loading import use_kernels
 from minimax_nb.original import original_config
 from minimax_nb.parallel import ALONE, Ranks
-from minimax_nb.placement import settled
+from minimax_nb.planner.capacity import Capacity
+from minimax_nb.planner.placement import settled
 
 GPU = torch.cuda.is_available()
 DTYPE = torch.bfloat16 if GPU else torch.float32

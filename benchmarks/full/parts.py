@@ -20,12 +20,12 @@ from benchmarks.decoding.model import next_logits
 from benchmarks.decoding.times import decoded, kernels, tidy
 from minimax_nb.bench import Clock
 from minimax_nb.bench.floor import rates
-from minimax_nb.capacity import GB, Capacity
 from minimax_nb.decode import use_decoding
 from minimax_nb.decode.dispatch import _state
 from minimax_nb.experts.held import size
 from minimax_nb.parallel import Ranks
 from minimax_nb.pieces import workspace_bytes
+from minimax_nb.planner.capacity import GB, Capacity
 from minimax_nb.prefill import piece_for, prefill
 
 from .model import DTYPE, GPU, capacity, made, native
