@@ -9,6 +9,7 @@ The tests call `everything` without tp, for what one process finds.
 import sys
 from collections import Counter
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -76,6 +77,10 @@ def numbers(folder: Path, tp: bool) -> dict:
     for dtype in ("bfloat16", "float16"):
         model, _ = load(folder / "random", tp=tp, dtype=dtype, quiet=True)
         found[dtype] = decoded(model, torch.tensor([ROW]))
+    if find_spec("torchao"):
+        model, _ = load(folder / "demo", tp=tp, experts="int8", quiet=True)
+        found["int8"] = decoded(model, torch.tensor([ROW]))
+        found["int8 bytes"] = sum(weight.nbytes for weight in model.parameters())
     return found
 
 
