@@ -85,6 +85,8 @@ def numbers(folder: Path, tp: bool) -> dict:
         for name in ("random", "demo"):
             model, _ = load(folder / name, tp=tp, dtype="bfloat16", experts="int8", quiet=True)
             found["int8 bytes" if name == "random" else "demo int8 bytes"] = held(model)
+        model, _ = load(folder / "demo", tp=tp, experts="int8", quiet=True)
+        found["int8"] = decoded(model, torch.tensor([ROW]))
     return found
 
 

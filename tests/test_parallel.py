@@ -105,6 +105,15 @@ def test_half_precision(runs, dtype, bound):
     assert split < 1.5 * alone < bound
 
 
+def test_int8_experts(runs):
+    """Each rank quantises its part. A row that is cut has a scale for each part, so this is not one process's int8."""
+    pytest.importorskip("torchao", reason="the extra `int8` is not installed: pip install -e '.[int8]'")
+    for one, other, alone in zip(runs.rank0["int8"][:2], runs.rank1["int8"][:2], runs.alone["int8"][:2], strict=True):
+        assert torch.equal(one, other)
+        assert 0 < relative_error(one, alone.double()) < 1e-2
+    assert sum(runs.rank0["demo int8 bytes"].values()) < 0.6 * sum(runs.alone["demo int8 bytes"].values())
+
+
 def test_the_same_texts(runs):
     """`generate` greedy, by beams and sampled, with other seeds on other ranks; turns of a Chat, and a second try."""
     for name in ("greedy", "beams", "sampled"):
