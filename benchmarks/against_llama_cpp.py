@@ -62,7 +62,7 @@ GGML = {"f32": 0, "f16": 1}  # its numbers for them; it takes f16 if it is not t
 TOKENS = 600  # of one held-out conversation, for the logits
 ROWS = 8  # held-out conversations, for the perplexity
 LONGEST = 200  # tokens of a reply
-WRITTEN, ROUNDS = 128, 5  # tokens, and how often each engine is timed
+WRITTEN, ROUNDS = 128, 3  # tokens, and how often each engine is timed
 
 
 class Ours:
@@ -232,6 +232,7 @@ def measure(llama_cpp: Path, folder: Path, asked: list[str], place: Path, result
         engines[f"llama.cpp, {kind}, {cache}"] = engine
 
     found["converted_folder"] = misled(llama_cpp, folder, converted, place, ours, ids, truth)
+    results.save()
     print(found["converted_folder"], flush=True)
     for row, (name, speed) in zip(found["rows"], tokens_a_second(engines, ids), strict=True):
         row |= speed
@@ -286,12 +287,17 @@ def main() -> int:
     parser.add_argument("--llama-cpp", type=Path, required=True, help="vendor/llama.cpp of the source package")
     parser.add_argument("--folder", type=Path, help="in MiniMax's format; the demo if left out")
     parser.add_argument("--ask", action="append", default=[], help="a question, as often as you like")
+    parser.add_argument("--threads", type=int, default=1, help="of either engine; more than are idle make both slow")
     parser.add_argument("--no-repack", action="store_true", help="if this machine ends q8_0 by an illegal instruction")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     if not (given.llama_cpp / "convert_hf_to_gguf.py").is_file():
         parser.error(f"{given.llama_cpp} has no convert_hf_to_gguf.py: the head of this script says where to get it")
-    command = "python benchmarks/against_llama_cpp.py --llama-cpp LLAMA_CPP" + " --folder FOLDER" * bool(given.folder)
+    command = (
+        f"python benchmarks/against_llama_cpp.py --llama-cpp LLAMA_CPP --threads {given.threads}"
+        + " --folder FOLDER" * bool(given.folder)
+    )
+    torch.set_num_threads(given.threads)
     if given.no_repack:
         command += " --no-repack"
         without_repacking()
