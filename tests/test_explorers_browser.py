@@ -35,6 +35,7 @@ WIDGETS = (
     "What a head of MiniMax-Text-01 remembers",
     "What a head of this model remembers",
     "Which experts wrote it",
+    "What each GPU would hold",
 )
 CELLS = [
     """\
@@ -43,7 +44,7 @@ from pathlib import Path
 
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.demo import demo_checkpoint
-from minimax_nb.widgets import config_explorer, stepper
+from minimax_nb.widgets import config_explorer, planner, stepper
 from minimax_nb.widgets.controls import Control
 from minimax_nb.widgets.explorers import config as config_state
 from minimax_nb.widgets.explorers.explorer import Explorer
@@ -109,6 +110,7 @@ def brake(_, inputs, __):
 
 model.register_forward_hook(brake)
 expert_view(model, tokenizer)""",
+    "planner()",
     "print('all cells ran')",
 ]
 
@@ -362,6 +364,24 @@ def test_the_stepper_by_keyboard_alone(page, steps):
     page.keyboard.press("Space")
     expect(status(steps)).to_have_text("Step 0 of 10: nothing is computed yet.")
     expect(slider).to_have_value("0")
+
+
+# The planner
+
+
+def test_the_planner_by_keyboard_alone(page):
+    widget = region(page, "What each GPU would hold")
+    expect(status(widget)).to_have_text("does not fit")
+    widget.get_by_label("GB of a GPU").focus()
+    tab_to(page, "Weights")
+    page.keyboard.press("ArrowDown")
+    expect(status(widget)).to_have_text("fits")
+    expect(widget).to_contain_text("the longest context that fits: 1,377,330 tokens")
+    keep(page, widget, "planner")
+    tab_to(page, "Context")
+    page.keyboard.press("End")
+    expect(status(widget)).to_have_text("does not fit")
+    expect(widget).to_contain_text("--context 1377330")
 
 
 # Last: it changes the theme

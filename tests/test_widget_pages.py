@@ -18,7 +18,7 @@ from widget_page import DARK, LIGHT, opened
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.demo import demo_checkpoint
 from minimax_nb.loading import load
-from minimax_nb.widgets import config_explorer, expert_view, head_memory, playground, quiz, stepper
+from minimax_nb.widgets import config_explorer, expert_view, head_memory, planner, playground, quiz, stepper
 from minimax_nb.widgets import page as page_module
 
 torch.set_num_threads(1)
@@ -76,6 +76,7 @@ MADE = {
     ),
     "experts": lambda folder, *loaded: a_reply(*loaded),
     "config_explorer": lambda folder, *loaded: config_explorer(demo_checkpoint(), folder),
+    "planner": lambda folder, *loaded: with_values(planner(), gpus=16, memory=141, batch=64),
     "playground": lambda folder, *loaded: a_chat(*loaded),
 }
 
