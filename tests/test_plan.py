@@ -323,7 +323,8 @@ def test_advice_for_gpus_that_are_too_small():
 
 @pytest.mark.parametrize("changes, advice", [
     ({"gpu_memory": 80}, "--dtype int8"),
-    ({"context": 2_000_000}, "--dtype int8"),
+    ({"context": 2_000_000, "gpu_memory": 120}, "--dtype int8"),
+    ({"context": 3_000_000}, "--tp "),
     ({"context": 9_000_000, "dtype": "int8"}, "--context "),
     ({"batch": 500}, "--batch "),
     ({"gpus": 4, "gpu_memory": 80}, "such GPUs with --dtype int8"),
@@ -333,13 +334,13 @@ def test_the_advice_makes_it_fit(changes, advice):
     found = planned(**changes)
     assert not found.fits and advice in found.advice and found.advice in found.report
     words = found.advice.removeprefix("Cheapest change: ").split()
-    change = {"dtype": "int8"} if "int8" in advice else {}
+    change = {"dtype": "int8"} if "int8" in advice else {"tp": True} if advice == "--tp " else {}
     if advice.endswith("GPUs with --dtype int8"):
         change["gpus"] = int(words[0])
     elif advice.startswith("2 GPUs"):
         change |= {"gpu_memory": int(words[3]), "dtype": "int8"}
     elif advice in ("--context ", "--batch "):
-        change[advice.strip(" -")] = int(words[1].rstrip("."))
+        change[advice.strip(" -")] = int(words[words.index(advice.strip()) + 1].rstrip(".;"))
     assert planned(**changes | change).fits
 
 
