@@ -21,6 +21,7 @@ How long it may take, estimated from the figures of one hybrid period (notebooks
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -79,7 +80,8 @@ def inside(way: str, file: Path, settings: Settings) -> None:
             partial = file.with_suffix(".partial")
             partial.write_text(json.dumps(found))
             os.replace(partial, file)
-            print(way, name, {key: value for key, value in row.items() if key != "kernels_us"}, flush=True)
+            if row["status"] != "begun":
+                print(way, name, {key: value for key, value in row.items() if key != "kernels_us"}, flush=True)
 
     measured(settings, ranks, tell)
 
@@ -174,4 +176,5 @@ def described(given: argparse.Namespace, layers: int, memory: float) -> dict:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it started is ended too
     sys.exit(main())

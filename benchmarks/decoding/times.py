@@ -173,12 +173,17 @@ def kernels(call, repeats: int = 5) -> dict[str, list]:
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         for _ in range(repeats):
             call()
-        for index in range(torch.cuda.device_count()):
+        for index in used_gpus():
             torch.cuda.synchronize(index)
     found = {
         row.key[:60]: [row.count // repeats, round(row.device_time_total / repeats, 1)] for row in seen.key_averages()
     }
     return dict(sorted(found.items(), key=lambda pair: -pair[1][1]))
+
+
+def used_gpus() -> list[int]:
+    """Those on which this process has tensors: to touch another would take half a GB there."""
+    return [index for index in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(index)]
 
 
 def launches(model: nn.Module, ids: Tensor, cache: MiniMaxCache) -> int:

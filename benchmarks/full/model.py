@@ -144,7 +144,9 @@ def int8_values(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
     count, rows, columns = shape
     device = generator.device
-    data = torch.empty(shape, dtype=torch.int8, device=device).random_(-127, 128, generator=generator)
+    data = torch.empty(shape, dtype=torch.int8, device=device)
+    for expert in data:
+        expert.random_(-127, 128, generator=generator)
     scale = torch.empty(count, rows, 1, device=device).uniform_(0.75, 1.25, generator=generator)
     zeros = torch.zeros(count, rows, 1, dtype=torch.int8, device=device)
     return Int8Tensor(data, scale.mul_(STD / UNIFORM_STD), [1, 1, columns], DTYPE, zero_point=zeros)

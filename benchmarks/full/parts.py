@@ -5,6 +5,7 @@ out what the time that is left does not suffice for. A part that fails is a row 
 """
 
 import gc
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from torch import nn
 
 from benchmarks.decoding.model import next_logits
-from benchmarks.decoding.times import decoded, kernels, tidy
+from benchmarks.decoding.times import decoded, kernels, tidy, used_gpus
 from minimax_nb.bench import Clock
 from minimax_nb.bench.floor import rates
 from minimax_nb.decode import use_decoding
@@ -234,6 +235,7 @@ def measured(settings: Settings, ranks: Ranks, tell: Callable[[str, dict], None]
         if left < part.seconds:
             tell(part.name, {"status": "skipped", "why": f"about {part.seconds:.0f} s, and {left:.0f} s were left"})
             continue
+        tell(part.name, {"status": "begun"})  # which stays there if it does not end
         try:
             tell(part.name, one(run, part))
         except OutOfStep as error:
@@ -253,6 +255,7 @@ def one(run: Run, part: Part) -> dict:
         raise
     except Exception as error:  # whatever it is, the other parts are measured
         row, wrong = {}, f"{type(error).__name__}: {str(error)[:300]}"
+        print(f"rank {run.ranks.rank}, {part.name}: {wrong}", file=sys.stderr, flush=True)
     seconds = round(time.perf_counter() - start, 1)
     said = [text for text in run.together.all(f"the end of {part.name}", wrong) if text]
     row = {"why": said[0]} if said else row
@@ -271,5 +274,5 @@ def tidy_memory() -> None:
         return
     gc.collect()
     torch.cuda.empty_cache()
-    for index in range(torch.cuda.device_count()):
+    for index in used_gpus():
         torch.cuda.reset_peak_memory_stats(index)
