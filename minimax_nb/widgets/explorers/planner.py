@@ -14,11 +14,11 @@ from ...plan import PARTS, Plan, plan
 from ..controls import Control
 from .explorer import Explorer
 
-WIDTH = 16  # em of the longest bar
+WIDTH = 12  # em of the longest bar
 FILLS = {  # of each part: how its box is filled
     "weights": "#0072b2",
     "KV cache": "repeating-linear-gradient(45deg,#d55e00 0 3px,#fff 3px 6px)",
-    "lightning state": "#000",
+    "lightning state": "currentColor",
     "workspace": "repeating-linear-gradient(0deg,#009e73 0 2px,#fff 2px 5px)",
 }
 BOX = "display:inline-block;height:1em;vertical-align:middle"
@@ -75,21 +75,20 @@ def _legend() -> str:
 
 def _bars(found: Plan) -> str:
     """A table with a row for each GPU: the bar, and its figures."""
-    head = ("", "", *PARTS, "together", "to spare")
+    head = ("", "", *PARTS, "together")
     longest = max(found.gpu_memory_gb, *found.per_gpu_gb)
     top = "".join(f'<th scope="col">{name}</th>' if name else "<td></td>" for name in head)
     rows = []
     for index, (parts, held, layers) in enumerate(
         zip(found.parts_per_gpu_gb, found.per_gpu_gb, found.layers_per_gpu, strict=True)
     ):
-        figures = [*parts.values(), held, found.gpu_memory_gb - held]
-        cells = "".join(f"<td>{_gb(value)}</td>" for value in figures)
+        cells = "".join(f"<td>{_gb(value)}</td>" for value in (*parts.values(), held))
         name = f"GPU {index}, {layers} layers"
         bar = _bar(parts, found.gpu_memory_gb, longest)
         rows.append(f'<tr><th scope="row">{name}</th><td style="text-align:left">{bar}</td>{cells}</tr>')
     caption = f"GB on each GPU at its busiest moment, of {found.gpu_memory_gb:g}"
     body = f"<thead><tr>{top}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<table class="mmnb-balance"><caption>{caption}</caption>{body}</table>'
+    return f"<table><caption>{caption}</caption>{body}</table>"
 
 
 def _bar(parts: dict[str, float], memory: float, longest: float) -> str:
@@ -102,7 +101,7 @@ def _bar(parts: dict[str, float], memory: float, longest: float) -> str:
         f'<span style="{BOX};width:{em(gb)};background:{FILLS[name]}"></span>' for name, gb in parts.items()
     )
     line = f"position:absolute;left:{em(memory)};top:-0.15em;height:1.3em;border-left:2px solid currentColor"
-    style = f"position:relative;display:inline-block;white-space:nowrap;font-size:1em;width:{WIDTH + 0.2}em"
+    style = f"position:relative;display:inline-block;white-space:nowrap;width:{WIDTH + 0.2}em"
     return f'<span aria-hidden="true" style="{style}">{boxes}<span style="{line}"></span></span>'
 
 
