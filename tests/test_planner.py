@@ -23,7 +23,7 @@ def rows(state: Planner) -> list[list[str]]:
 
 def test_it_begins_with_the_node_that_most_have_and_says_what_to_change(state):
     assert state.status == "does not fit"
-    assert "--dtype int8 (fits, up to 1,377,330 tokens)" in state.picture
+    assert "--dtype int8 (fits, up to 2,249,810 tokens)" in state.picture
     assert state.found.report == state.text
 
 
