@@ -22,12 +22,12 @@ import first_hour
 import torch
 
 from minimax_nb.bench.results import Results
-from minimax_nb.capacity import GB, Capacity
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.checkpoint.folder import read_config
 from minimax_nb.decode.dispatch import _state
 from minimax_nb.demo import demo_checkpoint
 from minimax_nb.loading import load
+from minimax_nb.planner.capacity import GB, RESERVE, Capacity
 
 CASES = ((1, 1024), (1, 16384), (1, 131072), (1, 524288), (16, 1024), (16, 16384))  # batch, tokens of the prompt
 TOY = ((1, 64), (1, 2000), (4, 64))
@@ -64,9 +64,9 @@ def toy_folder(place: Path) -> Path:
 def rows_of(folder: Path, kind: str, cases: tuple):
     """A row for loading, then one for each case."""
     reset()
+    free = min([torch.cuda.mem_get_info(i)[0] for i in GPUS], default=10**12)  # by which load() places the layers
+    machine = Capacity(read_config(folder), max(1, len(GPUS)), free + RESERVE, kind)
     model, _ = load(folder, **({"experts": "int8"} if kind == "int8" else {}))
-    memory = min([torch.cuda.get_device_properties(i).total_memory for i in GPUS], default=10**12)
-    machine = Capacity(read_config(folder), max(1, len(GPUS)), memory, kind)
     layers = [gpu.layers for gpu in machine.layout.gpus]
     yield {"dtype": kind, "what": "loading", "layers": layers} | compared(machine.loading())
     yield {"dtype": kind, "what": "weights", "layers": layers} | compared(

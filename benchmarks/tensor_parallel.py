@@ -16,7 +16,6 @@ row that says so. `--gpus N` takes another number of ranks.
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.decoding.model import go, next_logits  # noqa: E402
 from benchmarks.decoding.same import error  # noqa: E402
 from benchmarks.decoding.times import decoded, tidy, timed  # noqa: E402
+from benchmarks.full.processes import launched, stop  # noqa: E402
 from minimax_nb import parallel  # noqa: E402
 from minimax_nb.attention import register  # noqa: E402
 from minimax_nb.bench import Clock, Results, building_in, random_config  # noqa: E402
@@ -167,19 +167,16 @@ def random_part(ranks: Ranks, toy: bool, sizes: dict) -> nn.Module:
 
 def started(part: str, ranks: int, folder: Path, toy: bool, patience: int, script: Path = Path(__file__)) -> dict:
     """Run `part` in so many processes. What rank 0 found, and "wrong" or the seconds it took to end."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "29533"]
-    command = [*(launch if ranks > 1 else [sys.executable]), str(script), part, "--rank-of", str(folder)]
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
-    seen = {"CUDA_VISIBLE_DEVICES": gpus.split(",")[0]} if ranks == 1 else {}  # load() would take all of them
     file = folder / "found.pt"
     file.unlink(missing_ok=True)
-    run = subprocess.Popen([*command, *(["--toy"] if toy else [])], start_new_session=True, env=os.environ | seen)
+    arguments = [part, "--rank-of", str(folder), *(["--toy"] if toy else [])]
+    run = launched(str(script), arguments, ranks, ranks if GPU else None)  # alone, load() would take all GPUs
     try:
         code = run.wait(timeout=patience)
     except subprocess.TimeoutExpired:
-        os.killpg(run.pid, signal.SIGKILL)
-        run.wait()
         return {"wrong": f"did not end within {patience} s"}
+    finally:
+        stop(run)
     ended = time.time()
     found = torch.load(file, weights_only=False) if file.exists() else {}
     if code:

@@ -156,12 +156,13 @@ def plan(
     dtype: Annotated[str, typer.Option(help="bf16, fp16, or int8 (int8 experts, the rest bf16).")] = "bf16",
     context: Annotated[int, typer.Option(help="Tokens of a conversation, prompts and replies.")] = 131072,
     batch: Annotated[int, typer.Option(help="Conversations at a time.")] = 1,
+    tp: Annotated[bool, typer.Option("--tp", help="With every layer split over all GPUs: load(..., tp=True).")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say whether a model fits on GPUs, how long a context may be, and what to change."""
     from .plan import plan as planned
 
-    found = planned(path, gpus=gpus, gpu_memory=gpu_memory, dtype=dtype, context=context, batch=batch)
+    found = planned(path, gpus=gpus, gpu_memory=gpu_memory, dtype=dtype, context=context, batch=batch, tp=tp)
     typer.echo(json.dumps(found.to_json(), indent=2) if as_json else found.report)
 
 

@@ -9,13 +9,14 @@ would help: rejected drafts have to be taken out again, and a lightning state ca
 
 Without a `prefill_chunk_size` Transformers feeds a prompt at once, which for 131,072 tokens takes 18 GB beside
 weights and cache. So it is set here where the prompt is longer than a piece (prefill.py), unless the caller set it.
+A streamer that has a method `piece_done` is told after each piece, and may raise to end it there.
 And the ranks of a split model must agree before they draw tokens.
 And a config that asks for the routers' logits, as TRL's trainers leave it, makes Transformers compute a balance loss
 at every step, under a mask that is longer than the step: a RuntimeError about sizes. Nobody wants that loss here.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from torch import Tensor
@@ -75,7 +76,7 @@ def _in_pieces(model, inputs, asked: dict, kwargs: dict) -> Iterator[dict]:
     if cache is None:
         cache = more[CACHE_ARGUMENT] = MiniMaxCache()
     reserve(cache, context)
-    with _watched(model, size, new):
+    with _watched(model, size, new, getattr(kwargs.get("streamer"), "piece_done", None)):
         yield more
 
 
@@ -89,8 +90,11 @@ def _lengths(ids: Tensor, mask: Tensor | None, cache: MiniMaxCache | None) -> tu
 
 
 @contextmanager
-def _watched(model, size: int, new: int) -> Iterator[None]:
-    """Within it, progress is shown. The hook goes with the last piece, for it would keep the model from fast steps."""
+def _watched(model, size: int, new: int, piece_done: Callable[[], None] | None) -> Iterator[None]:
+    """Within it, progress is shown. The hook goes with the last piece, for it would keep the model from fast steps.
+
+    piece_done: called after each piece. What it raises ends `generate`, and the cache holds whole pieces then.
+    """
     done = 0
 
     def count(_, __, output) -> None:
@@ -99,6 +103,8 @@ def _watched(model, size: int, new: int) -> Iterator[None]:
         show(done)
         if length < size or done >= new:
             stop.close()
+        if piece_done is not None:
+            piece_done()
 
     with ExitStack() as stop:
         show = stop.enter_context(token_progress(new if new > size else 0))

@@ -71,7 +71,8 @@ def load(
     `offload` allows that what finds no room on the GPUs goes to the CPU's memory, and if it is a folder, that the rest
     is written there: then every token waits for it. A `device_map` that names "cpu" or "disk" for a module itself needs
     no leave. `tp` reads a part of each layer for this process alone, which computes together with the others that
-    torchrun started (minimax_nb.parallel); `device_map` stays "auto" then.
+    torchrun started (minimax_nb.parallel); `device_map` stays "auto" then. With `experts="int8"` each
+    quantises its own part; a folder that is int8 already is refused.
     Raises ConfigError for a folder that was not converted or a Transformers that computes something else from it,
     CheckpointError for one whose files are missing or contradict each other, RuntimeError for "fused" or
     "flash_attention_2" where it cannot run, and for a Transformers that fails the self-test; UsageMistake, with what to
@@ -83,7 +84,7 @@ def load(
     from .lightning.backends import Sizes, choose, described, why_not_fused
     from .lightning.layer import rebuild_decays, use_lightning
     from .memory import enough_memory
-    from .placement import named, settled
+    from .planner.placement import named, settled
 
     on_gpu = _on_gpu(device_map)
     decode.require(decoding)

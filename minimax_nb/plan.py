@@ -6,22 +6,25 @@
 
 GB are 1e9 bytes. Counted on each GPU, at its busiest moment after loading:
 
-- *weights*: the layers that `load` puts there (placement.py asks Transformers). int8 means int8 experts, the rest bf16.
+- *weights*: the layers that `load` puts there (planner/placement.py). int8 means int8 experts, the rest bf16.
 - *KV cache*: keys and values of `context` tokens in the softmax layers of that GPU.
 - *lightning state*: heads x head_dim x head_dim numbers in fp32, for each lightning layer and sequence.
-- *workspace*: what comes on top, at its most. While reading the prompt: the temporary values of one piece (pieces.py).
-  Before the first token is decoded: the static keys and values (decode/buffers.py), which have room for a power of
-  two of tokens, and a second state, beside the cache that they are copied from. Where there is no room for them,
-  decoding is "plain": then the keys of one layer at a time are copied as they grow.
+- *workspace*: what comes on top, at its most. While reading a prompt: the temporary values of one piece (pieces.py).
+  When the first token is decoded: the static keys and values (decode/buffers.py), which have room for a power of two
+  of tokens, take over the cache layer by layer. So there are they, one layer's cache, and a second state. Where there
+  is no room for them, decoding is "plain": then the keys of one layer at a time are copied as they grow.
+
+`tp` plans for tensor parallel (minimax_nb.parallel): each GPU is a rank with 1/N of heads, keys, states, experts and
+head, and all of the embedding, the routers and the norms between layers.
 
 Loading takes more for a moment, `loading_gb`: in bf16 the larger tensor of a layer's experts, until it is joined
 (measured: notebooks/results/load_two_gpus.json); in int8 one matrix. And each GPU must keep 1 GB for CUDA itself
-(capacity.RESERVE, not measured). Not counted: fragmentation, and other processes.
+(RESERVE, not measured). Not counted: fragmentation, and other processes.
 
 Against published figures: weights in bf16 take 912 GB, as MiniMax says. The keys and values of a million tokens take
 40.96 GB, which are the 38.2 "GB" of MiniMax's guide in GiB. For int8 on 8 x 80 GB the guide gives two million tokens,
-for bf16 on 8 x 141 GB one million. That is vLLM, which cuts every layer into eight equal parts. Here each GPU holds
-whole layers, so the fullest has 11 of the 80, two of them with keys of every token, and is full earlier. The table in
+for bf16 on 8 x 141 GB one million. That is vLLM, which cuts every layer into eight equal parts. `load` puts whole
+layers on each GPU, of which two have two layers with keys of every token and are full earlier. The table in
 notebooks/README.md has our figures; a test holds it to `table` below.
 """
 
@@ -30,9 +33,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from . import plan_words as words
-from .capacity import DTYPES, GB, RESERVE, Capacity
 from .errors import UsageMistake
+from .planner import words
+from .planner.capacity import DTYPES, GB, RESERVE, Capacity
 
 PARTS = ("weights", "KV cache", "lightning state", "workspace")
 MOST_GPUS = 1024
@@ -67,6 +70,7 @@ class Plan(NamedTuple):
     gpus: int
     gpu_memory_gb: float
     dtype: str
+    tp: bool
     context: int
     batch: int
     advice: str  # the cheapest change with which it would fit; nothing if it fits
@@ -85,19 +89,23 @@ def plan(
     dtype: str = "bf16",
     context: int,
     batch: int = 1,
+    tp: bool = False,
 ) -> Plan:
     """What MiniMax-Text-01, or the model of the folder `path`, needs on so many equal GPUs, and whether they have it.
 
     path: a folder with config.json, original or converted; its weights are not read. gpu_memory: GB of one GPU, as
     `minimax-nb doctor` prints it, which is more than the box says. dtype: "bf16", "fp16" or "int8"; a folder whose
     weights are quantised is planned as "int8" in any case. context: tokens of a conversation in all, prompts and
-    replies. batch: conversations at a time.
-    UsageMistake for numbers that no machine has, CheckpointError or ConfigError for a folder without a usable config.
+    replies. batch: conversations at a time. tp: for load(path, tp=True), one process a GPU.
+    UsageMistake for numbers that no machine has, or that cannot split the model; CheckpointError or ConfigError for a
+    folder without a usable config.
     """
     config, name, quantised = _native_config(path)
     _check(gpus, gpu_memory, dtype, context, batch, config["max_position_embeddings"])
+    if tp:
+        _check_split(config, gpus, quantised)
     dtype = "int8" if quantised else dtype
-    return _planned(Capacity(config, gpus, gpu_memory * GB, dtype), name, context, batch)
+    return _planned(Capacity(config, gpus, gpu_memory * GB, dtype, tp), name, context, batch)
 
 
 def advice_here(config: dict, dtype: str, free: list[int], int8_experts: bool) -> str:
@@ -105,7 +113,7 @@ def advice_here(config: dict, dtype: str, free: list[int], int8_experts: bool) -
 
     dtype: that it would be loaded in, "float32" too.
     """
-    from .placement import skeleton
+    from .planner.placement import skeleton
 
     here = Capacity(config, len(free), min(free) + RESERVE, "int8" if int8_experts else "bf16")
     weights = sum(weight.nbytes for weight in skeleton(config, dtype, int8_experts).parameters())
@@ -119,10 +127,11 @@ def advice_here(config: dict, dtype: str, free: list[int], int8_experts: bool) -
 def table(counts: tuple[int, ...] = (8, 4, 2)) -> str:
     """GPU kind x dtype: the longest context of MiniMax-Text-01 that fits, or what is missing. In Markdown."""
     config, *_ = _native_config(None)
-    lines = ["| GPUs | bf16 | int8 experts |", "|---|---|---|"]
+    lines = ["| GPUs | bf16 | int8 experts | bf16, `tp` | int8 experts, `tp` |", "|---|---|---|---|---|"]
+    ways = [(dtype, tp) for tp in (False, True) for dtype in ("bf16", "int8")]
     for count in counts:
         for size, names in CARDS:
-            cells = [_cell(Capacity(config, count, size * GB, dtype)) for dtype in ("bf16", "int8")]
+            cells = [_cell(Capacity(config, count, size * GB, *way)) for way in ways]
             if any(cell[0] != "n" for cell in cells):
                 lines.append(f"| {count} x {size} GB ({names}) | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -171,6 +180,14 @@ def _check(gpus, gpu_memory, dtype, context, batch, longest: int) -> None:
         raise UsageMistake(f"{context:,} tokens of context: this model takes {longest:,} at most")
 
 
+def _check_split(config: dict, gpus: int, quantised: bool) -> None:
+    from .parallel.reading import QUANTISED, require_parts
+
+    if quantised:
+        raise UsageMistake(QUANTISED)
+    require_parts(config, gpus)
+
+
 def _planned(machine, name: str, context: int, batch: int) -> Plan:
     static = machine.fits(context, batch, static=True)
     fits = static or machine.fits(context, batch)
@@ -197,6 +214,7 @@ def _planned(machine, name: str, context: int, batch: int) -> Plan:
         gpus=machine.count,
         gpu_memory_gb=machine.memory / GB,
         dtype=machine.dtype,
+        tp=machine.tp,
         context=context,
         batch=batch,
         advice="" if fits else words.advice(machine, context, batch),

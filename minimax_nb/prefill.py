@@ -18,7 +18,7 @@ from . import experts
 from .cache import CACHE_ARGUMENT, reserve
 from .lightning.operator import CPU_SEGMENT, SEGMENT
 from .memory import available_memory
-from .pieces import STEP, piece_tokens
+from .pieces import LIMIT, STEP, piece_tokens
 from .terminal import token_progress
 
 SPARE = 0.8  # of the free memory, what a piece may take: the rest is for gaps between tensors
@@ -94,8 +94,7 @@ def piece_for(model: nn.Module, batch: int, context: int, new: int) -> int:
         return new
     config, devices = model.config, {p.device for p in model.parameters()}
     on_gpu = [device for device in devices if device.type == "cuda"]
-    keys = 2 * config.layer_types.count("full_attention") * config.num_key_value_heads * config.head_dim
-    keys *= batch * new * model.dtype.itemsize
+    keys = key_bytes(model, batch * new)
     tokens = piece_tokens(
         config,
         batch,
@@ -111,6 +110,21 @@ def piece_for(model: nn.Module, batch: int, context: int, new: int) -> int:
     if not on_gpu:
         tokens = min(tokens, max(STEP, ON_A_CPU // batch // STEP * STEP))
     return min(tokens, new)
+
+
+def key_bytes(model: nn.Module, tokens: int) -> int:
+    """Of the keys and values of so many tokens, on all GPUs together."""
+    config = model.config
+    values = 2 * config.layer_types.count("full_attention") * config.num_key_value_heads * config.head_dim
+    return values * tokens * model.dtype.itemsize
+
+
+def is_short_of(model: nn.Module, tokens: int) -> bool:
+    """Whether the free memory is too little for `tokens` more, held twice as static decoding does, and for a piece."""
+    devices = {p.device for p in model.parameters()}
+    on_gpu = [device for device in devices if device.type == "cuda"]
+    piece = LIMIT if on_gpu else 0  # on a CPU a piece is short
+    return _free(on_gpu) < 2 * key_bytes(model, tokens) / len(devices) + piece
 
 
 def _free(gpus: list[torch.device]) -> float:

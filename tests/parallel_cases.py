@@ -19,6 +19,7 @@ from minimax_nb.cache import CACHE_ARGUMENT  # noqa: E402
 from minimax_nb.chat import Chat  # noqa: E402
 from minimax_nb.decode import plainly  # noqa: E402
 from minimax_nb.decode.decoder import Decoder  # noqa: E402
+from minimax_nb.lazy import installed  # noqa: E402
 from minimax_nb.lightning import use_lightning  # noqa: E402
 from minimax_nb.loading import load, report  # noqa: E402
 from minimax_nb.parallel import ranks  # noqa: E402
@@ -76,7 +77,26 @@ def numbers(folder: Path, tp: bool) -> dict:
     for dtype in ("bfloat16", "float16"):
         model, _ = load(folder / "random", tp=tp, dtype=dtype, quiet=True)
         found[dtype] = decoded(model, torch.tensor([ROW]))
+        if dtype == "bfloat16":
+            cache = model(torch.tensor([ROW]), use_cache=True)[CACHE_ARGUMENT]
+            keys = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if layer.is_initialized)
+            found["cache bytes"] = keys, sum(state.nbytes for state in cache.linear_cache if len(state))
+    if installed("torchao"):
+        for name in ("random", "demo"):
+            model, _ = load(folder / name, tp=tp, dtype="bfloat16", experts="int8", quiet=True)
+            found["int8 bytes" if name == "random" else "demo int8 bytes"] = held(model)
+        model, _ = load(folder / "demo", tp=tp, experts="int8", quiet=True)
+        found["int8"] = decoded(model, torch.tensor([ROW]))
     return found
+
+
+def held(model) -> dict:
+    """Bytes of each parameter, with what torchao keeps beside an int8 one."""
+    parts = ("qdata", "scale", "zero_point")
+    return {
+        name: sum(getattr(weight, part).nbytes for part in parts) if hasattr(weight, "qdata") else weight.nbytes
+        for name, weight in model.named_parameters()
+    }
 
 
 def texts(folder: Path, tp: bool, rank: int) -> dict:

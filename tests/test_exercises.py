@@ -144,6 +144,21 @@ EXERCISES = {
             "return gate.chunk(2)[rank], up.chunk(2)[rank], down.chunk(2, 1)[1 - rank]",
         ),
     ),
+    "08-41": Exercise(
+        "weights = 0",
+        "weights = layers * r * ((3 * inner + d) + 2 * (inner + d))",
+        ("weights = layers * r * 3 * (inner + d)", "weights = layers * (3 * inner * d + 2 * inner * d)"),
+    ),
+    "08-43": Exercise(
+        "share = 0.0",
+        "share = 1 - packed['input_ids'].numel() / padded['input_ids'].numel()",
+        ("share = padded['attention_mask'].float().mean().item()",),
+    ),
+    "08-45": Exercise(
+        'labels = example["labels"]',
+        'labels = list(example["input_ids"])',
+        ("labels = [-100] * len(example['input_ids'])", "labels = example['input_ids'][1:]"),
+    ),
 }
 
 

@@ -24,12 +24,13 @@ from originals import original_config, original_weights, write_original
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, MiniMaxConfig, MiniMaxForCausalLM
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
-from minimax_nb import cli, demo, original, placement
+from minimax_nb import cli, demo, original
 from minimax_nb.cache import repair_cache, stock_cache
 from minimax_nb.chat import Chat
 from minimax_nb.checkpoint import convert as checkpoint
 from minimax_nb.config import patch_config
 from minimax_nb.loading import load
+from minimax_nb.planner import placement
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 PAGE = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")

@@ -13,18 +13,18 @@ import tiny_tokenizer
 import torch
 from originals import original_config, original_weights, relative_error, write_original, yardstick
 from parallel_cases import FED, PADDED, ROW, everything
-from transformers import MiniMaxConfig, MiniMaxForCausalLM
 
 from minimax_nb import parallel
 from minimax_nb.checkpoint import patch_checkpoint
-from minimax_nb.config import patch_config
+from minimax_nb.checkpoint.folder import read_config
 from minimax_nb.decode import dispatch
 from minimax_nb.demo import demo_checkpoint
 from minimax_nb.errors import UsageMistake
 from minimax_nb.lightning.layer import _norm_and_gate
 from minimax_nb.loading import load
-from minimax_nb.original import original_config as config_of
 from minimax_nb.parallel import layers, reading
+from minimax_nb.plan import plan
+from minimax_nb.planner.capacity import Capacity
 
 CASES, FAILING = (Path(__file__).with_name(f"parallel_{name}.py") for name in ("cases", "failing"))
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
@@ -105,6 +105,15 @@ def test_half_precision(runs, dtype, bound):
     assert split < 1.5 * alone < bound
 
 
+def test_int8_experts(runs):
+    """Each rank quantises its part. A row that is cut has a scale for each part, so this is not one process's int8."""
+    pytest.importorskip("torchao", reason="the extra `int8` is not installed: pip install -e '.[int8]'")
+    for one, other, alone in zip(runs.rank0["int8"][:2], runs.rank1["int8"][:2], runs.alone["int8"][:2], strict=True):
+        assert torch.equal(one, other)
+        assert 0 < relative_error(one, alone.double()) < 1e-2
+    assert sum(runs.rank0["demo int8 bytes"].values()) < 0.6 * sum(runs.alone["demo int8 bytes"].values())
+
+
 def test_the_same_texts(runs):
     """`generate` greedy, by beams and sampled, with other seeds on other ranks; turns of a Chat, and a second try."""
     for name in ("greedy", "beams", "sampled"):
@@ -135,14 +144,32 @@ def test_a_rank_holds_its_part_and_no_more(runs):
     assert both == sum(whole.values()) + sum(whole[name] for name in kept)
 
 
-def test_a_rank_of_the_real_model():
+@pytest.mark.parametrize("folder, kind, dtype", [
+    ("random", "bytes", "bf16"), ("random", "int8 bytes", "int8"), ("demo", "demo int8 bytes", "int8"),
+])  # fmt: skip
+def test_the_planner_counts_what_a_rank_holds(runs, folder, kind, dtype):
+    machine = Capacity(read_config(runs.folder / folder), 2, 80e9, dtype, tp=True)
+    for rank in (runs.rank0, runs.rank1):
+        if kind not in rank:
+            pytest.skip("needs torchao")
+        held = sum(rank[kind].values()) // (2 if kind == "bytes" else 1)  # that one is in fp32
+        assert [gpu.weights for gpu in machine.layout.gpus] == [held, held]
+
+
+def test_the_planner_counts_the_keys_and_states_of_a_rank(runs):
+    machine = Capacity(read_config(runs.folder / "random"), 2, 80e9, "bf16", tp=True)
+    gpu = machine.layout.gpus[0]
+    keys, states = runs.rank0["cache bytes"]
+    assert (machine.keys(gpu, len(ROW), 1), machine.states(gpu, 1)) == (keys, states)
+
+
+def test_ranks_of_the_real_model():
     """What the page and reading.py say: 116 GB on each of eight, and 35 GB of lightning projections in all."""
-    with torch.device("meta"):
-        model = MiniMaxForCausalLM._from_config(MiniMaxConfig(**patch_config(config_of())), dtype=torch.bfloat16)
-    sizes = {name: weight.nbytes for name, weight in model.named_parameters()}
-    kept = sum(size for name, size in sizes.items() if name.endswith(BETWEEN))
-    lightning = [size for name, size in sizes.items() if re.search("qkv_proj|output_gate|out_proj", name)]
-    assert round(((sum(sizes.values()) - kept) / 8 + kept) / 1e9) == 116 and round(sum(lightning) / 1e9) == 35
+    for count, gb in ((2, 457), (4, 230), (8, 116)):
+        found = plan(gpus=count, gpu_memory=1000, context=1_000_000, tp=True)
+        assert round(found.weights_gb / count) == gb and found.kv_cache_gb == pytest.approx(40.96)
+        assert len(set(found.per_gpu_gb)) == 1
+    assert round(found.weights_by_kind_gb["lightning attention"]) == 35
 
 
 def test_rank_0_speaks_for_all(runs):

@@ -25,7 +25,7 @@ from tiny_tokenizer import VOCABULARY, write_tokenizer  # noqa: E402
 from transformers.utils.chat_parsing import ResponseParser  # noqa: E402
 
 import minimax_nb  # noqa: E402
-from minimax_nb import cli  # noqa: E402
+from minimax_nb import cli, generation, loading, prefill  # noqa: E402
 from minimax_nb.chat import Chat  # noqa: E402
 from minimax_nb.checkpoint import patch_checkpoint  # noqa: E402
 from minimax_nb.demo import demo_checkpoint  # noqa: E402
@@ -88,6 +88,14 @@ def server(tmp_path_factory):
             process.kill()
 
 
+def waits_until(true) -> None:
+    for _ in range(500):
+        if true():
+            return
+        time.sleep(0.02)
+    raise AssertionError("ten seconds, and it did not happen")
+
+
 @contextlib.contextmanager
 def serving(model, tokenizer, **options):
     """A server in this process."""
@@ -98,8 +106,10 @@ def serving(model, tokenizer, **options):
     while not inside.started:
         time.sleep(0.02)
     port = inside.servers[0].sockets[0].getsockname()[1]
+    service = Service({"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "secret", "model": "here"})
+    service.turns = app.turns
     try:
-        yield Service({"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "secret", "model": "here"})
+        yield service
     finally:
         inside.should_exit = True
         thread.join()
@@ -397,6 +407,34 @@ def test_a_long_prompt_leaves_the_others_alone(tmp_path):
             service.chat("mayonnaise and mustard " * 70_000)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_ends_the_prefill_at_the_next_piece(demo_model, monkeypatch, caplog, stream):
+    """What was read until then is kept, and the same request goes on from there."""
+    model, tokenizer = demo_model
+    pieces, left = [], threading.Event()
+
+    def watched(module, given, output):
+        pieces.append(output.last_hidden_state.shape[1])
+        assert left.wait(20)
+
+    monkeypatch.setattr(generation, "piece_for", lambda model, batch, context, new: 256)
+    caplog.set_level("INFO", "minimax_nb")
+    text = "mayonnaise and mustard " * 400
+    body = {"messages": [{"role": "user", "content": text}], "max_tokens": 2, "stream": stream}
+    with serving(model, tokenizer) as service:
+        hook = model.model.register_forward_hook(watched)
+        with pytest.raises(httpx.ReadTimeout):
+            service.raw("POST", "/v1/chat/completions", json=body, timeout=1.5)
+        waits_until(lambda: all(streamer._cancelled.is_set() for streamer in service.turns.open))
+        left.set()
+        waits_until(lambda: not service.turns.open)
+        hook.remove()
+        assert pieces == [256] and "stopped by its client before the first token" in caplog.text
+        answer = service.chat(text, max_tokens=2)
+        assert answer.usage.prompt_tokens > 1000 and "256 of them kept" in caplog.text
+    assert answer.choices[0].message.content == Chat(model, tokenizer).send(text, max_new_tokens=2)
+
+
 def test_a_request_that_fails_does_not_take_the_server_along(loaded, monkeypatch):
     model, tokenizer = loaded
     with serving(model, tokenizer) as service:
@@ -428,3 +466,34 @@ def test_kept_caches_are_few_and_fit_what_they_are_for():
     assert [kept.take([i] * 5)[0] for i in range(4)] == [0, 0, 4, 4]
     kept.keep([7] * 11, caches[0])
     assert kept.take([7] * 12)[0] == 0
+
+
+def test_kept_caches_make_room_for_a_request(demo_model, monkeypatch):
+    """The oldest go, and no more than needed. Keys count twice, as static decoding holds them."""
+    model, tokenizer = demo_model
+    config = model.config
+    layers = [layer for layer in config.layer_types if layer == "full_attention"]
+    a_token = 2 * len(layers) * config.num_key_value_heads * config.head_dim * 4  # keys and values in fp32
+    with serving(model, tokenizer) as service:
+        need = 2 * a_token * (service.chat(PESTO, max_tokens=3).usage.prompt_tokens + 3)
+        free = iter([need - 1, need - 1, need])
+        monkeypatch.setattr(prefill, "available_memory", lambda: next(free, need))
+        kept = service.turns._kept
+        kept.drop_while(lambda: True)
+        for number in range(4):
+            kept.keep([-1, number], None)
+        service.chat(PESTO, max_tokens=3)
+        assert [ids[1] for ids, _ in kept._held[:-1]] == [2, 3]
+
+
+def test_the_command_loads_as_it_is_told(server, monkeypatch, capsys):
+    pytest.importorskip("torchao", reason="the extra `int8` is not installed: pip install -e '.[int8]'")
+    asked = {}
+    monkeypatch.setattr(loading, "load", lambda folder, **how: asked.update(how) or load(folder, **how))
+    monkeypatch.setattr(command, "_server", lambda app, ready: type("Ended", (), {"run": lambda self, sockets: None})())
+    folder = server.log.parent / "demo"
+    assert cli.main(["serve", str(folder), "--port", "0", "--experts", "int8", "--offload", "--dtype", "bf16"]) == 0
+    assert asked == {"dtype": "bfloat16", "experts": "int8", "offload": True}
+    assert "int8 experts" in capsys.readouterr().out
+    assert cli.main(["serve", str(folder), "--port", "0", "--experts", "int4"]) == 2
+    assert "int4" in capsys.readouterr().err

@@ -58,7 +58,9 @@ def decoded(model: nn.Module, clock: Clock, batch: int, length: int, best: dict)
         graphs = [graph for _, graph, *_ in decoder.play.recorded]
         if len(graphs) == 1:
             found["graph_ms"] = timed(clock, graphs[0].replay, 40)["ms"]
-            found["kernels_us"] = kernels(graphs[0])
+            found["kernels_us"] = kernels(graphs[0].replay)
+        else:
+            found |= over_gpus(decoder.play, ids[:, 0], found["ms"])
     least = floor(model, batch=batch, new=1, past=length, experts=used, state_bytes=4, best=best)
     return found | {"floor_ms": round(sum(least.values()), 3), "experts": sum(used.values())}
 
@@ -154,18 +156,34 @@ def ladder(toy: bool) -> list[dict]:
     return rows
 
 
-def kernels(graph: torch.cuda.CUDAGraph, repeats: int = 5) -> dict[str, list]:
-    """Of one step: how often each kernel runs, and its microseconds in all."""
+def over_gpus(play, ids: Tensor, step_ms: float) -> dict:
+    """Of a step whose layers lie on several GPUs: the graph of each alone, and what a step takes beside them."""
+    each = []
+    for device, graph, *_ in play.recorded:
+        with torch.cuda.device(device):
+            each.append(timed(Clock(nn.Module(), device), graph.replay, 20)["ms"])
+    found = {"graph_ms": round(sum(each), 3), "graph_ms_each": each, "between_ms": round(step_ms - sum(each), 3)}
+    return found | {"kernels_us": kernels(lambda: play(ids))}
+
+
+def kernels(call, repeats: int = 5) -> dict[str, list]:
+    """Of one step: how often each kernel runs, and its microseconds in all, on all GPUs of this process."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         for _ in range(repeats):
-            graph.replay()
-        torch.cuda.synchronize()
+            call()
+        for index in used_gpus():
+            torch.cuda.synchronize(index)
     found = {
         row.key[:60]: [row.count // repeats, round(row.device_time_total / repeats, 1)] for row in seen.key_averages()
     }
     return dict(sorted(found.items(), key=lambda pair: -pair[1][1]))
+
+
+def used_gpus() -> list[int]:
+    """Those on which this process has tensors: to touch another would take half a GB there."""
+    return [index for index in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(index)]
 
 
 def launches(model: nn.Module, ids: Tensor, cache: MiniMaxCache) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
 from ..experts.held import address
-from .buffers import Buffers, grow, keys_for, made, room_for
+from .buffers import LARGE, Buffers, grow, keys_for, made, room_for
 from .graph import Eager, Graphs
 from .step import parts_of
 
@@ -62,7 +62,7 @@ class Decoder:
             if not self._has(cache, len(ids)):
                 self._take(cache, len(ids), length)
             elif length == self.buffers.room:
-                self._grow(2 * length)
+                self._grow(cache, length)
             if self.play is None or self._experts() != self.recorded_with:
                 self._point(length, positions)
                 self._record()
@@ -93,12 +93,11 @@ class Decoder:
         self._count_changes(cache, length)
         if self.owner() is not cache:
             self._give_back()
-        if self.buffers is None or self.buffers.batch != batch:
+        self.views = {}
+        if self.buffers is None or self.buffers.batch != batch or self.buffers.room <= length:
             self.buffers, self.play = None, None  # what it held must be free before as much is asked for
             self.buffers = made(self.layers, batch, room_for(length + 1), self.dtype)
-        elif self.buffers.room <= length:
-            self._grow(room_for(length + 1))
-        self.owner, self.views = weakref.ref(cache), {}
+        self.owner = weakref.ref(cache)
         for index, state in self.buffers.states.items():
             if cache.linear_cache[index] is not state:
                 state.copy_(cache.linear_cache[index])
@@ -138,9 +137,19 @@ class Decoder:
                         setattr(layer, name, tensor.clone())
         self.owner, self.views = (lambda: None), {}
 
-    def _grow(self, room: int) -> None:
+    def _grow(self, cache: MiniMaxCache, length: int) -> None:
+        """Twice the room, in which the cache's keys come to lie layer by layer."""
         self.play = None  # the recording holds the memory that it was made with
-        grow(self.buffers, self.layers, room)
+        grow(self.buffers, self.layers, 2 * length, lambda index: self._show_keys(cache, index, length))
+
+    def let_go(self, cache: MiniMaxCache) -> None:
+        """Leave the buffers to the cache, if it has them and they are large: something else will copy its keys.
+
+        They would lie beside the copies. Without us each layer's are free as soon as its copy is made.
+        """
+        with self.lock:
+            if self.owner() is cache and self.buffers.batch * self.buffers.room >= LARGE:
+                self.drop()
 
     def _record(self) -> None:
         self.play, self.recorded_with = None, self._experts()
@@ -165,9 +174,13 @@ class Decoder:
         """Let the cache be as long as the text."""
         if self.fed is not None and self.fed.shape[1] != length:
             cache.fed = self.fed = next(iter(self.buffers.places.values())).keep[:, :length].clone()
-        for index, (keys, values) in self.buffers.keys.items():
-            layer = cache.layers[index]
-            layer.keys, layer.values = self.views[index] = keys[:, :, :length], values[:, :, :length]
+        for index in self.buffers.keys:
+            self._show_keys(cache, index, length)
+
+    def _show_keys(self, cache: MiniMaxCache, index: int, length: int) -> None:
+        keys, values = self.buffers.keys[index]
+        layer = cache.layers[index]
+        layer.keys, layer.values = self.views[index] = keys[:, :, :length], values[:, :, :length]
 
 
 def check(cache: MiniMaxCache, config, batch: int, length: int) -> None:

@@ -65,6 +65,8 @@ class MiniMaxForCausalLM(stock.MiniMaxForCausalLM):
     def __call__(self, *args, **kwargs):
         logits = None if torch.compiler.is_compiling() else _stepped(self, args, kwargs)
         if logits is None:
+            if (known := _known.get(self)) and known.decoder and (cache := _cache(kwargs)) is not None:
+                known.decoder.let_go(cache)
             return super().__call__(*args, **kwargs)
         return MoeCausalLMOutputWithPast(logits=logits[:, None], **{CACHE_ARGUMENT: _cache(kwargs)})
 

@@ -51,17 +51,17 @@ def variant(folder: Path, weights: Path, tokenizer: Path, config: dict) -> Path:
     return folder
 
 
-def stock_replies(model, tokenizer, batch_size: int = 32, keep_prior: bool = False) -> Replies:
+def stock_replies(model, tokenizer, batch_size: int = 32, keep_prior: bool = False, quiet: bool = False) -> Replies:
     """Greedy replies by `generate`, in left-padded batches of prompts of similar length.
 
     With `keep_prior` each prompt is run alone, all but its last message first, and the reply comes from the
-    kept cache.
+    kept cache. `quiet` hides the progress bar.
     """
     settings = {"do_sample": False, "max_new_tokens": 120, "pad_token_id": tokenizer.eos_token_id}
 
     def batched(prompts: list[list[int]]) -> list[list[int]]:
         order, replies = sorted(range(len(prompts)), key=lambda i: len(prompts[i])), [[]] * len(prompts)
-        for start in track(range(0, len(order), batch_size), "replies", transient=True):
+        for start in track(range(0, len(order), batch_size), "replies", transient=True, disable=quiet):
             rows = order[start : start + batch_size]
             batch = tokenizer.pad({"input_ids": [prompts[i] for i in rows]}, padding_side="left", return_tensors="pt")
             out = model.generate(**batch.to(model.device), **settings)[:, batch["input_ids"].shape[1] :]
@@ -70,7 +70,7 @@ def stock_replies(model, tokenizer, batch_size: int = 32, keep_prior: bool = Fal
         return replies
 
     def one_by_one(prompts: list[list[int]]) -> list[list[int]]:
-        return [second_turn(ids) for ids in track(prompts, "replies", transient=True)]
+        return [second_turn(ids) for ids in track(prompts, "replies", transient=True, disable=quiet)]
 
     @torch.inference_mode()
     def second_turn(ids: list[int]) -> list[int]:

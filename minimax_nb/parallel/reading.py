@@ -17,6 +17,7 @@ from ..errors import ConfigError, UsageMistake
 from ..weights import load_model
 from .ranks import ALONE, Ranks, start
 
+QUANTISED = "tp=True cannot split a quantised folder: load the one that it was made from"
 WRAP = "transformers.core_model_loading._dtensor_from_local_like"  # of a slice that was read
 ATTENTION = "model.layers.*.self_attn."
 # Rows of a weight are what it computes, columns what it reads. The heads of qkv_proj lie one after the other, each with
@@ -37,7 +38,7 @@ def begin(config: dict, device_map, lightning: str) -> Ranks:
     if lightning == "stock":
         raise UsageMistake("lightning='stock' cannot be split over ranks, and tp=True splits it: leave out one of them")
     if config.get("quantization_config"):
-        raise UsageMistake("tp=True cannot split a quantised folder: load the one that it was made from")
+        raise UsageMistake(QUANTISED)
     ranks = start()
     if ranks.size == 1:
         return ALONE

@@ -32,6 +32,10 @@ def serve(
     name: Annotated[str | None, typer.Option(help="The model's name for clients; the folder's if not given.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of a reply whose request names no limit.")] = 4096,
     dtype: Annotated[str | None, typer.Option(help="bf16, fp16 or fp32; as the machine allows if not given.")] = None,
+    experts: Annotated[
+        str | None, typer.Option(help="int8 halves their memory. As in the folder if not given.")
+    ] = None,
+    offload: Annotated[bool, typer.Option("--offload", help="Let what no GPU has room for go to the CPU.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="When ready, print address, key and name as JSON.")] = False,
 ) -> None:
     """Answer the requests of OpenAI's clients, until Ctrl-C."""
@@ -43,7 +47,8 @@ def serve(
     with _bound(host, port) as listener, contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
         name = name or dst.expanduser().resolve().name
         say_ready = functools.partial(_say_ready, listener, name, as_json)
-        app = _loaded(dst, dtype, name=name, key=key, max_new_tokens=max_new_tokens)
+        how = {"dtype": dtype, "experts": experts, "offload": offload}
+        app = _loaded(dst, how, name=name, key=key, max_new_tokens=max_new_tokens)
         server = _server(app, lambda: say_ready(key if made or as_json else "KEY"))
         with contextlib.suppress(KeyboardInterrupt):  # raised once more when all connections are closed
             server.run(sockets=[listener])
@@ -52,7 +57,7 @@ def serve(
             os._exit(0)  # Python's own end would abort in the thread that is within a forward pass
 
 
-def _loaded(folder: Path, dtype: str | None, **served):
+def _loaded(folder: Path, how: dict, **served):
     from transformers.utils import logging
 
     from ..dtypes import full_name
@@ -60,8 +65,10 @@ def _loaded(folder: Path, dtype: str | None, **served):
     from ..memory import enough_memory
     from .app import make_app
 
+    if how["dtype"] is not None:
+        how = how | {"dtype": full_name(how["dtype"])}
     with enough_memory(f"the weights of {folder}"):
-        model, tokenizer = load(folder, dtype=None if dtype is None else full_name(dtype))
+        model, tokenizer = load(folder, **how)
     logging.set_verbosity_error()  # a warning for each request otherwise
     return make_app(model, tokenizer, **served)
 

@@ -2,6 +2,7 @@
 
 Transformers' server computes each turn of a conversation from its first token. Here the caches of the latest
 conversations are kept. A request that begins with all the tokens which one of them has seen computes only what is new.
+Where the free memory is too little for a request, the oldest caches go first.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -25,11 +26,11 @@ from transformers.cli.serving.utils import (
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
 from ..cache import CACHE_ARGUMENT
+from ..prefill import is_short_of
 
 CONVERSATIONS = 4
-TOKENS = (
-    131_072  # of all kept caches together: 5.4 GB of keys and values with the real model, and 0.3 GB each of states
-)
+# Of all kept caches together, at most: 5.4 GB of keys and values with the real model, and 0.3 GB each of states.
+TOKENS = 131_072
 log = logging.getLogger("minimax_nb")
 
 
@@ -63,8 +64,10 @@ class Kept:
         while len(self._held) > self._most or sum(len(seen) for seen, _ in self._held) > self._tokens:
             self._held.pop(0)
 
-    def drop(self) -> None:
-        self._held = []
+    def drop_while(self, too_little: Callable[[], bool]) -> None:
+        """Let go of the oldest, one by one, while there is too little memory."""
+        while self._held and too_little():
+            self._held.pop(0)
 
 
 class Streamer(DirectStreamer):
@@ -139,7 +142,7 @@ class Turns(GenerateManager):
                 streamer.end()
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError):
-                self._kept.drop()
+                self._kept.drop_while(lambda: True)
             wrong = " ".join(f"{type(error).__name__}: {error}".split())
             log.warning("request failed: %s", wrong)
             streamer._enqueue(_StreamError(json.dumps(wrong)[1:-1]))  # it is put between quotes
@@ -150,6 +153,8 @@ class Turns(GenerateManager):
         """Generate, keep the cache, and return how many tokens of the prompt were in one."""
         prompt = inputs["input_ids"][0].tolist()
         reused, cache = self._kept.take(prompt)
+        new = len(prompt) - reused + config.max_new_tokens
+        self._kept.drop_while(lambda: is_short_of(model, new))
         with contextlib.suppress(_GenerationCancelled), seeded(model, seed):
             model.generate(**inputs, generation_config=config, streamer=_Unended(streamer), **{CACHE_ARGUMENT: cache})
         if fed := cache.get_seq_length():  # the last token drawn is not in it
@@ -184,7 +189,12 @@ class _Unended:
     """The streamer without its end, which comes when the cache has been kept: a client may answer at once."""
 
     def __init__(self, streamer: Streamer):
-        self.put = streamer.put
+        self.put, self._streamer = streamer.put, streamer
+
+    def piece_done(self) -> None:
+        """After each piece of a long prompt: a client that has left need not wait for the others."""
+        if self._streamer._cancelled.is_set():
+            raise _GenerationCancelled
 
     def end(self) -> None:
         pass

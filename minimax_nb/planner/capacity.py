@@ -1,10 +1,11 @@
-"""The bytes that a model takes on each GPU of a machine, for any context and batch: the arithmetic behind plan.py.
+"""The bytes that a model takes on each GPU of a machine, for any context and batch: the arithmetic behind ../plan.py.
 
     found = Capacity(config, gpus=8, memory=80e9, dtype="int8")
     found.fits(context=131072, batch=1)
     found.longest_context(batch=1)
 
-What is counted and why stands in plan.py.
+What is counted and why stands in ../plan.py. With tensor parallel each GPU is a rank, which holds a part of every
+layer.
 """
 
 import json
@@ -13,10 +14,14 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
+from ..errors import UsageMistake
+
 GB = 10**9
 RESERVE = GB  # bytes of each GPU: CUDA's context, loaded kernels, what the allocator cannot hand out; not measured
 ELEMENT = 2  # bytes of a number in bf16 and in fp16
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "int8": "bfloat16"}  # of what is not int8
+# What each rank has whole: parallel/reading.py; and the scales of rows that it has a part of
+WHOLE = ("embed_tokens", ".mlp.gate.", "layernorm", "model.norm.", "down_proj_rows")
 ALONE = 0.9  # of a single GPU's memory, Transformers takes so much for weights
 
 
@@ -39,20 +44,34 @@ class Layout(NamedTuple):
 
 
 class Capacity:
-    """One model on one kind of machine. memory: bytes of one GPU; dtype: one of DTYPES; how: see pieces.py."""
+    """One model on one kind of machine. memory: bytes of one GPU; dtype: one of DTYPES; tp: tensor parallel.
 
-    def __init__(self, config: dict, gpus: int, memory: float, dtype: str, **how):
-        self.config, self.count, self.memory, self.dtype = config, gpus, memory, dtype
+    how: see pieces.py.
+    """
+
+    def __init__(self, config: dict, gpus: int, memory: float, dtype: str, tp: bool = False, **how):
+        self.config, self.count, self.memory, self.dtype, self.tp = config, gpus, memory, dtype, tp and gpus > 1
         self.how = {"float16": dtype == "fp16"} | how
-        self.layout = _layout(json.dumps(config, sort_keys=True), gpus, memory - RESERVE, dtype)
-        heads = config["num_key_value_heads"]
-        self.key_bytes = 2 * heads * config["head_dim"] * ELEMENT  # of a token in a softmax layer, keys and values
-        self.state_bytes = config["num_attention_heads"] * config["head_dim"] ** 2 * 4  # of a lightning layer, in fp32
+        self.layout = _layout(json.dumps(config, sort_keys=True), gpus, memory - RESERVE, dtype, self.tp)
+        self.part = part = part_of_a_rank(config, gpus) if self.tp else config  # what one GPU computes
+        # Of a token in a softmax layer, keys and values; of a lightning layer, in fp32
+        self.key_bytes = 2 * part["num_key_value_heads"] * part["head_dim"] * ELEMENT
+        self.state_bytes = part["num_attention_heads"] * part["head_dim"] ** 2 * 4
 
     def other(self, **changes) -> "Capacity":
         """The same with another machine or dtype."""
-        same = {"config": self.config, "gpus": self.count, "memory": self.memory, "dtype": self.dtype}
+        same = {"config": self.config, "gpus": self.count, "memory": self.memory, "dtype": self.dtype, "tp": self.tp}
         return Capacity(**same | changes)
+
+    def shares_equally(self, gpus: int) -> bool:
+        """Whether so many ranks can split this model."""
+        from ..parallel.reading import require_parts
+
+        try:
+            require_parts(self.config, gpus)
+        except UsageMistake:
+            return False
+        return True
 
     def keys(self, gpu: Gpu, tokens: int, batch: int) -> int:
         return gpu.softmax * self.key_bytes * tokens * batch
@@ -65,24 +84,53 @@ class Capacity:
         return gpu.weights + self.keys(gpu, context, batch) + self.states(gpu, batch)
 
     def piece(self, context: int, batch: int) -> int:
-        """Tokens of a prompt at a time: as many as the fullest GPU has room for."""
-        from .pieces import LIMIT, piece_tokens
+        """Tokens of a prompt at a time: as many as the fullest GPU has room for.
+
+        Ranks take as many as a single process with room enough, so that all take the same (prefill.py).
+        """
+        from ..pieces import LIMIT, piece_tokens
 
         free = self.memory - RESERVE - max(self.kept(gpu, context, batch) for gpu in self.layout.gpus)
-        free = free if self.layout.fits else LIMIT  # on GPUs that would hold the weights
+        free = free if self.layout.fits and not self.tp else LIMIT  # on GPUs that would hold the weights
         return min(context, piece_tokens(self.config, batch, context, ELEMENT, free, **self.how))
 
     def workspace(self, gpu: Gpu, context: int, batch: int, piece: int, static: bool) -> int:
         """Bytes beside what is kept, when they are most."""
-        from .decode.buffers import room_for
-        from .pieces import CUBLAS, workspace_bytes
+        from ..pieces import CUBLAS, workspace_bytes
 
-        reading = workspace_bytes(self.config, batch, piece, context, ELEMENT, **self.how)
-        if static:  # taken beside the cache that they are copied from
-            buffers = self.keys(gpu, room_for(context + 1), batch) + self.states(gpu, batch)
-            return max(reading, buffers + CUBLAS)
-        growing = self.key_bytes * context * batch // 2 if gpu.softmax else 0  # keys of one layer, then its values
-        return max(reading, growing + CUBLAS)
+        reading = workspace_bytes(self.part, batch, piece, context, ELEMENT, **self.how)
+        reading = max(reading, self.growing(gpu, context, batch) + CUBLAS)
+        if not static:
+            return reading
+        return max(self.returning(gpu, context, batch) + reading, self.taking(gpu, context, batch) + CUBLAS)
+
+    def growing(self, gpu: Gpu, context: int, batch: int) -> int:
+        """To append tokens to a cache without room, the keys of one layer are copied, then its values."""
+        return self.key_bytes * context * batch // 2 if gpu.softmax else 0
+
+    def taking(self, gpu: Gpu, context: int, batch: int) -> int:
+        """The first step copies the cache into buffers, which have more room, and frees what it has copied.
+
+        It goes layer by layer, so beside the buffers there is one layer's cache; and the states, which are made first.
+        """
+        one_layer = self.key_bytes * context * batch if gpu.softmax else 0
+        return self._more_room(gpu, context, batch) + one_layer + self.states(gpu, batch)
+
+    def returning(self, gpu: Gpu, context: int, batch: int) -> int:
+        """What is there when a conversation goes on with another prompt: its cache still lies in the large buffers.
+
+        Small ones are kept by the decoder, beside the keys that the pass copies out of them.
+        """
+        from ..decode.buffers import LARGE, room_for
+
+        if room_for(context + 1) * batch >= LARGE:
+            return self._more_room(gpu, context, batch)
+        return self.keys(gpu, room_for(context + 1), batch) + self.states(gpu, batch)
+
+    def _more_room(self, gpu: Gpu, context: int, batch: int) -> int:
+        from ..decode.buffers import room_for
+
+        return self.keys(gpu, room_for(context + 1) - context, batch)
 
     def needed(self, context: int, batch: int, static: bool, piece: int | None = None) -> list[int]:
         """Bytes on each GPU at its busiest moment after loading; `piece` is chosen if not given."""
@@ -110,12 +158,20 @@ class Capacity:
         return low
 
 
+def part_of_a_rank(config: dict, ranks: int) -> dict:
+    """The config of a model that has the widths of one rank's part; of the vocabulary each has all."""
+    split = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
+    return config | {name: config[name] // ranks for name in split}
+
+
 @lru_cache(maxsize=256)
-def _layout(config: str, gpus: int, memory: float, dtype: str) -> Layout:
+def _layout(config: str, gpus: int, memory: float, dtype: str, tp: bool) -> Layout:
     from .placement import place, skeleton
 
     model = skeleton(json.loads(config), DTYPES[dtype], dtype == "int8")
     weights = {name: weight.nbytes for name, weight in model.named_parameters()}
+    if tp:
+        return _ranks(model, weights, gpus, memory, dtype)
     each = memory * ALONE if gpus == 1 else memory
     placed = place(model, dict.fromkeys(range(gpus), each) | {"cpu": 100 * sum(weights.values())})
     if {"cpu", "disk"} & set(placed.values()):
@@ -141,6 +197,16 @@ def _described(model, placed: Mapping, weights: Mapping, gpus: int, fits: bool, 
         sizes[part] += size
     found = [_gpu(model, placed, sizes, index) for index in range(gpus)]
     return Layout(found, fits, _by_kind(model, weights), _while_loading(model, dtype))
+
+
+def _ranks(model, weights: Mapping, count: int, memory: float, dtype: str) -> Layout:
+    """All ranks hold as much: a part of each layer and of the head, and WHOLE."""
+    whole = WHOLE if not model.config.tie_word_embeddings and model.config.vocab_size % count == 0 else (*WHOLE, "head")
+    held = {name: size if any(part in name for part in whole) else size // count for name, size in weights.items()}
+    kinds = model.config.layer_types
+    rank = Gpu(sum(held.values()), len(kinds), kinds.count("full_attention"), kinds.count("linear_attention"))
+    of_all = {kind: count * size for kind, size in _by_kind(model, held).items()}
+    return Layout([rank] * count, rank.weights <= memory, of_all, _while_loading(model, dtype) // count)
 
 
 def _while_loading(model, dtype: str) -> int:

@@ -1,7 +1,7 @@
 """What a plan says in words: the report, why a model does not fit, and the cheapest change with which it would.
 
-`machine` is a capacity.Capacity, `found` a plan.Plan. Advice names flags of `minimax-nb plan`, or with `in_load` what
-`load` takes, which knows no context and no batch.
+`machine` is a Capacity, `found` a minimax_nb.plan.Plan. Advice names flags of `minimax-nb plan`, or with `in_load`
+what `load` takes, which knows no context and no batch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from .capacity import GB, RESERVE, Capacity
 
 if TYPE_CHECKING:
-    from .plan import Plan
+    from ..plan import Plan
 
 KEPT = "with 1 GB kept for CUDA"
 USEFUL = 1024  # tokens of context; a change that allows fewer is no advice
@@ -28,6 +28,9 @@ def missing(machine: Capacity, context: int, batch: int) -> float:
 def advice(machine: Capacity, context: int, batch: int, in_load: bool = False) -> str:
     """A sentence or two: the cheapest change first."""
     changes = []
+    if not in_load and not machine.tp and machine.count > 1 and machine.shares_equally(machine.count):
+        if (split := machine.other(tp=True)).fits(context, batch):
+            changes.append(f"--tp (fits, up to {split.longest_context(batch):,} tokens)")
     int8 = 'int8 experts, load(path, experts="int8") or --experts int8' if in_load else "--dtype int8"
     if machine.dtype != "int8" and (other := machine.other(dtype="int8")).fits(context, batch):
         changes.append(f"{int8} (fits, up to {other.longest_context(batch):,} tokens)")
@@ -54,12 +57,19 @@ def _more_gpus(machine: Capacity, context: int, batch: int, in_load: bool) -> st
     weights = sum(gpu.weights for gpu in other.layout.gpus)
     least = max(machine.count, math.ceil(weights / machine.memory))
     int8 = "int8 experts" if in_load else "--dtype int8"
-    changes = [(f"{n} such GPUs", {"gpus": n}) for n in range(least, least + 4)]
+    changes = [(f"{n} such GPUs", {"gpus": n}) for n in _counts(machine, least)]
     changes += [(f"{gpus(machine.count)} of {gb} GB", {"memory": gb * GB}) for gb in _growing(machine, weights)]
     for words, change in changes:
         if (larger := other.other(**change)).fits(context, batch):
             return f"{words} with {int8} (fits, up to {larger.longest_context(batch):,} tokens)"
     return f"more or larger GPUs, with {int8}"
+
+
+def _counts(machine: Capacity, least: int) -> list[int]:
+    """Numbers of GPUs to try."""
+    if machine.tp:
+        return [n for n in range(least, machine.config["num_key_value_heads"] + 1) if machine.shares_equally(n)]
+    return list(range(least, least + 4))
 
 
 def _growing(machine: Capacity, weights: int) -> list[int]:
@@ -83,19 +93,21 @@ def lines(found: Plan, name: str) -> list[str]:
         ("workspace", found.workspace_gb, f"at its most, for {reading} and {found.decoding} decoding"),
         ("together", found.total_gb, f"of {found.gpus * found.gpu_memory_gb:,.0f} GB"),
     ]
-    said = [f"{name}, {what}, on {gpus(found.gpus)} of {found.gpu_memory_gb:g} GB"]
+    split = ", tensor parallel" if found.tp else ""
+    said = [f"{name}, {what}, on {gpus(found.gpus)} of {found.gpu_memory_gb:g} GB{split}"]
     said += [f"  {row:16}{factor * size:9,.1f} {unit}   {why}" for row, size, why in rows]
     held = [f"{factor * size:,.1f} {unit}" for size in found.per_gpu_gb]
-    return said + _by_gpu(list(zip(found.layers_per_gpu, held, strict=True)))
+    layers = [f"1/{found.gpus} of {n} layers" if found.tp else f"{n} layers" for n in found.layers_per_gpu]
+    return said + _by_gpu(list(zip(layers, held, strict=True)))
 
 
-def _by_gpu(held: list[tuple[int, str]]) -> list[str]:
+def _by_gpu(held: list[tuple[str, str]]) -> list[str]:
     """A line for all GPUs that hold as many layers and as much."""
     groups = {}
     for index, same in enumerate(held):
         groups.setdefault(same, []).append(str(index))
     return [
-        f"  GPU {', '.join(indexes)}: {layers} layers, {size}" + (" each" if len(indexes) > 1 else "")
+        f"  GPU {', '.join(indexes)}: {layers}, {size}" + (" each" if len(indexes) > 1 else "")
         for (layers, size), indexes in groups.items()
     ]
 

@@ -1,8 +1,9 @@
-"""Where the parts of a model come to lie, asked of Transformers before a weight is read.
+"""Where the parts of a model come to lie, known before a weight is read.
 
-Transformers gives each GPU whole decoder layers, one GPU after another, the embedding on the first and the head on the
-last. What finds no room on the GPUs it puts into CPU memory, then on disk, and says nothing. Here the same functions
-are asked about a model without memory (PyTorch's meta device), so it is known beforehand.
+Each GPU gets whole decoder layers, one GPU after another, the embedding on the first and the head on the last.
+Transformers cuts by the weights alone. On several GPUs we cut ourselves, by weights and keys (layers.py), so that a
+conversation may be longer. What does not fit on the GPUs is left to Transformers, which puts it into CPU memory, then
+on disk, and says nothing. Its functions are asked about a model without memory (PyTorch's meta device).
 
     place(skeleton(config), {0: 80e9, 1: 80e9, "cpu": 200e9})      # {"model.embed_tokens": 0, "model.layers.0": 0, ...}
 """
@@ -18,8 +19,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import UsageMistake
-from .memory import available_memory
+from ..errors import UsageMistake
+from ..memory import available_memory
+from .layers import cut
 
 if TYPE_CHECKING:
     from transformers import MiniMaxForCausalLM
@@ -67,10 +69,39 @@ def place(
     """
     from transformers.integrations.accelerate import _get_device_map
 
+    if device_map == "auto" and (balanced := _balanced(model, _of_gpus(memory))):
+        return balanced
     memory = None if memory is None else {device: int(size) for device, size in memory.items()}
     with _silent():
         found = _get_device_map(model, device_map, memory, None)
     return spelled_out(found, model.config.num_hidden_layers)
+
+
+def _balanced(model: MiniMaxForCausalLM, free: Mapping[int, float]) -> dict[str, int] | None:
+    """Our own cut of a model over several GPUs; None for fewer, or where the weights do not fit.
+
+    The rotation is on the first layer's GPU, because it is computed before all layers. Tied ends must share a GPU, so
+    such a model is left to Transformers.
+    """
+    if len(free) < 2 or model.config.tie_word_embeddings:
+        return None
+    embedding, norm, rotation, head = ENDS
+    layers = [_bytes(layer) for layer in model.model.layers]
+    layers[0] += _bytes(model.model.embed_tokens)
+    layers[-1] += _bytes(model.model.norm) + _bytes(model.lm_head)
+    config = model.config
+    pair = 2 * config.num_key_value_heads * config.head_dim * model.lm_head.weight.element_size()
+    keys = [pair if kind == "full_attention" else 0 for kind in config.layer_types]
+    longest = getattr(config, "max_position_embeddings", None) or 2**17
+    if (found := cut(layers, keys, list(free.values()), longest)) is None:
+        return None
+    devices = [list(free)[index] for index in found]
+    placed = {embedding: devices[0]} | {f"model.layers.{i}": gpu for i, gpu in enumerate(devices)}
+    return placed | {norm: devices[-1], rotation: devices[0], head: devices[-1]}
+
+
+def _bytes(module) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
 
 
 def spelled_out(device_map: Mapping, layers: int) -> dict:
@@ -101,7 +132,7 @@ def settled(config: dict, dtype: str, device_map, *, offload: bool | str | Path 
     found = place(model, None, device_map)
     away = [name for name, device in found.items() if device in OFF_GPU]
     if away and not offload:
-        from .plan import advice_here
+        from ..plan import advice_here
 
         advice = advice_here(config, dtype, free, int8_experts)
         raise UsageMistake(
@@ -133,9 +164,14 @@ def _require_memory(needed: int) -> None:
 
 def free_gpu_memory() -> list[int]:
     """Bytes free on each GPU, as Transformers counts them."""
+    return [int(size) for size in _of_gpus(None).values()]
+
+
+def _of_gpus(memory: Mapping | None) -> dict[int, float]:
     from transformers.integrations.accelerate import get_max_memory
 
-    return [int(size) for device, size in get_max_memory().items() if isinstance(device, int)]
+    found = get_max_memory() if memory is None else memory
+    return {device: size for device, size in found.items() if isinstance(device, int)}
 
 
 def named(device_map, layers: int) -> str:
