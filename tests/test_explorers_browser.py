@@ -381,7 +381,7 @@ def test_the_planner_by_keyboard_alone(page):
     tab_to(page, "Context")
     page.keyboard.press("End")
     expect(status(widget)).to_have_text("does not fit")
-    expect(widget).to_contain_text("--context 1377330")
+    expect(widget).to_contain_text("--context 2249810")
 
 
 # Last: it changes the theme
