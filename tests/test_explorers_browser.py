@@ -376,12 +376,12 @@ def test_the_planner_by_keyboard_alone(page):
     tab_to(page, "Weights")
     page.keyboard.press("ArrowDown")
     expect(status(widget)).to_have_text("fits")
-    expect(widget).to_contain_text("the longest context that fits: 1,377,330 tokens")
+    expect(widget).to_contain_text("the longest context that fits: 2,249,810 tokens")
     keep(page, widget, "planner")
     tab_to(page, "Context")
     page.keyboard.press("End")
     expect(status(widget)).to_have_text("does not fit")
-    expect(widget).to_contain_text("--context 1377330")
+    expect(widget).to_contain_text("--context 2249810")
 
 
 # Last: it changes the theme

