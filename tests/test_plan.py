@@ -75,7 +75,7 @@ def test_two_gpus_hold_and_load_what_was_measured():
     model = placement.skeleton(PERIOD)
     lay = placement.place(model, {0: 85 * GB, 1: 85 * GB}, "balanced")  # as Transformers cuts, and load() did then
     weights = {name: weight.nbytes for name, weight in model.named_parameters()}
-    gpus = [capacity._gpu(model, lay, weights, index) for index in range(2)]
+    gpus = capacity._described(model, lay, weights, 2, True, "bf16").gpus
     machine = Capacity(PERIOD, 2, 85 * GB, "bf16")
     machine.layout = machine.layout._replace(gpus=gpus)
     assert [gpu.layers for gpu in gpus] == two["layers_on_gpu"]

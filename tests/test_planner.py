@@ -69,4 +69,8 @@ def test_what_cannot_be_is_refused(state):
 
 def test_the_still_picture_has_figures_and_advice():
     still = planner().as_html()
-    assert "GPUs: 8" in still and "124.9" in still and "Cheapest change" in still
+    assert (
+        "GPUs: 8" in still
+        and f"{planner().explorer.found.parts_per_gpu_gb[1]['weights']:.1f}" in still
+        and "Cheapest change" in still
+    )
