@@ -156,6 +156,13 @@ def test_static_decoding_takes_the_buffers_that_are_counted(converted):
 # Placement
 
 
+def test_a_gpu_that_gets_no_layer_needs_nothing():
+    found = plan(gpus=16, gpu_memory=141, context=1000)
+    assert 0 in found.layers_per_gpu
+    pairs = zip(found.per_gpu_gb, found.layers_per_gpu, strict=True)
+    assert all((gb > 0) == (layers > 0) for gb, layers in pairs)
+
+
 def test_a_map_is_spelled_out():
     spelled = placement.spelled_out({"": 0}, 2)
     assert spelled == dict.fromkeys(["model.embed_tokens", "model.layers.0", "model.layers.1", *placement.ENDS[1:]], 0)

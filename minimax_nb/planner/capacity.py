@@ -95,9 +95,11 @@ class Capacity:
         return min(context, piece_tokens(self.config, batch, context, ELEMENT, free, **self.how))
 
     def workspace(self, gpu: Gpu, context: int, batch: int, piece: int, static: bool) -> int:
-        """Bytes beside what is kept, when they are most."""
+        """Bytes beside what is kept, when they are most; none where no layer lies."""
         from ..pieces import CUBLAS, workspace_bytes
 
+        if not gpu.layers:
+            return 0
         reading = workspace_bytes(self.part, batch, piece, context, ELEMENT, **self.how)
         reading = max(reading, self.growing(gpu, context, batch) + CUBLAS)
         if not static:
