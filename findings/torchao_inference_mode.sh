@@ -18,7 +18,8 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --no-compile torch==2.13.0 numpy==2.4.6 torchao==0.18.0
+"$work/venv/bin/pip" install --quiet --no-compile \
+    torch==2.13.0 numpy==2.4.6 torchao==0.18.0
 cd "$work"
 CUDA_VISIBLE_DEVICES="" OMP_NUM_THREADS=1 venv/bin/python - <<'PYTHON'
 import torch

@@ -113,6 +113,8 @@ def load(
 
     tokenizer = load_tokenizer(folder)
     settings = {"attn_implementation": attention, "dtype": dtype, "experts": experts}
+    if not on_gpu and experts == "plain":  # Transformers' own choice depends on what this process has loaded before
+        settings["experts_implementation"] = "eager"
     with enough_memory(f"the weights of {folder}, {byte_size(tensors.values()) / 1e9:.2f} GB on disk"):
         if ranks.size > 1:
             model = parallel.load_part(folder, tensors, config, ranks, **settings)

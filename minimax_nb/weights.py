@@ -56,6 +56,7 @@ def load_model(folder: Path, tensors: Header, *, experts: str = "plain", **setti
             settings["quantization_config"] = LoadingConfig()
     # Of the same name, by which Transformers chooses a loss. What it ignores is not reported as missing.
     ignored = {"_keys_to_ignore_on_load_missing": [rf"self_attn\.({'|'.join(DECAY_BUFFERS)})$"]}
+    ignored["__module__"] = MiniMaxForCausalLM.__module__  # where Transformers looks for what the class can do
     unreported = type("MiniMaxForCausalLM", (MiniMaxForCausalLM,), ignored)
     shown = logging.is_progress_bar_enabled()
     if byte_size(tensors.values()) < SMALL:

@@ -177,7 +177,7 @@ def test_too_little_memory_for_the_weights_is_one_line(monkeypatch, folder):
     def full(*_, **__):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: 96 bytes")
 
-    monkeypatch.setattr("minimax_nb.loading.load", full)
+    monkeypatch.setattr("minimax_nb.loading.load_model", full)
     code, out, err = in_process(monkeypatch, folder, [PESTO])
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     assert (code, out, err.count("\n")) == (2, "", 1)
