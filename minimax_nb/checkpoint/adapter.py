@@ -13,7 +13,6 @@ A LoRA layer adds `scale * B A` to a weight W. Three things change on the way ba
 import json
 import logging
 import math
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -29,12 +28,13 @@ from .readme import README, restored_readme
 from .shards import unpermute
 from .staging import (
     final_place,
-    one_writer,
+    is_free,
+    made_from_another,
     refuse_mount_point,
     refuse_overlap,
     require_space,
-    temporary_folder,
     write_file,
+    written_once,
 )
 from .text_files import to_json
 
@@ -72,13 +72,13 @@ def restore_adapter(src: Path, dst: Path, original: Path | None = None) -> Path:
     ConfigError or CheckpointError; `dst` is then absent or as it was.
     """
     files = restored(src, dst, original)
-    if not _is_made(src, dst, files):
-        with one_writer(dst):
-            if not _is_made(src, dst, files):  # another run may have written it meanwhile
-                with temporary_folder(dst) as partial:
-                    require_space(final_place(dst).parent, sum(map(len, files.values())))
-                    for name, content in files.items():
-                        write_file(partial / name, content)
+
+    def write(partial: Path) -> None:
+        require_space(final_place(dst).parent, sum(map(len, files.values())))
+        for name, content in files.items():
+            write_file(partial / name, content)
+
+    if written_once(dst, lambda: _is_made(src, dst, files), write):
         settings = json.loads(files[CONFIG])
         if settings["base_model_name_or_path"] is None:
             log.info("%s names no base: where MiniMax's folder is, only --original ORIGINAL can say", dst / CONFIG)
@@ -147,11 +147,11 @@ def _restored(src: Path, dst: Path, settings: dict, original: Path | None) -> di
 
 def _is_made(src: Path, dst: Path, files: dict[str, bytes]) -> bool:
     """Whether DST already holds this adapter; any other DST is an error, an empty folder is not."""
-    if not os.path.lexists(dst) or (dst.is_dir() and not any(dst.iterdir())):
+    if is_free(dst):
         return False
     for name in (WEIGHTS, CONFIG):
         if not (dst / name).is_file() or (dst / name).read_bytes() != files[name]:
-            raise CheckpointError(f"{dst} exists and was not made from {src} as it is now: remove it or name another")
+            raise made_from_another(dst, src)
     log.info("%s is already restored from %s: nothing to do", dst, src)
     return True
 

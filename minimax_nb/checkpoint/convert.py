@@ -11,7 +11,6 @@ to any index, into a shard. SRC is only read.
 import functools
 import hashlib
 import logging
-import os
 import uuid
 from pathlib import Path
 from typing import NamedTuple
@@ -31,19 +30,19 @@ from .folder import (
     qk_names,
     read_config,
     read_headers,
-    refuse_stray_weights,
 )
 from .readme import README, readme
-from .shards import WAIT, copy_shard, link_weights, permuted_bytes, shard_names, write_shard
+from .shards import WAIT, copy_shard, link_weights, permuted_bytes, require_whole, shard_names, write_shard
 from .staging import (
     explained,
     final_place,
-    one_writer,
+    is_free,
+    made_from_another,
     refuse_mount_point,
     refuse_overlap,
     require_space,
-    temporary_folder,
     write_file,
+    written_once,
 )
 from .text_files import convert_tokenizer, to_json
 
@@ -84,13 +83,12 @@ def patch_checkpoint(src: str | Path, dst: str | Path, *, link: bool = True) -> 
     one writes, the others wait for it. Raises ConfigError or CheckpointError; `dst` is then absent, or as it was.
     """
     plan = plan_conversion(src, dst, link=link)
-    if not is_finished(plan):
-        with one_writer(plan.dst):
-            if not is_finished(plan):  # another run may have written it meanwhile
-                with temporary_folder(plan.dst) as partial:
-                    _write(plan, partial)
-                    _require_unchanged(plan)
-                return plan.dst
+
+    def write(partial: Path) -> None:
+        _write(plan, partial)
+        _require_unchanged(plan)
+
+    written_once(plan.dst, lambda: is_finished(plan), write)
     _write_lost_files(plan)
     return plan.dst
 
@@ -135,19 +133,15 @@ def _plain_values(original: dict) -> dict:
 def is_finished(plan: Plan) -> bool:
     """Whether DST was already made from this SRC; a foreign or damaged DST is an error, an empty folder is not."""
     dst = plan.dst
-    if not os.path.lexists(dst) or (dst.is_dir() and not any(dst.iterdir())):
+    if is_free(dst):
         return False
     try:
         marker = read_config(dst).get(MARKER)
     except CheckpointError:
         marker = None
     if not isinstance(marker, dict) or marker.get("source") != plan.config[MARKER]["source"]:
-        raise CheckpointError(f"{dst} exists and was not made from {plan.src} as it is now: remove it or name another")
-    try:
-        read_headers(dst)
-        refuse_stray_weights(dst)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; {dst} is not as it was made, remove it and convert again") from None
+        raise made_from_another(dst, plan.src)
+    require_whole(dst, "convert")
     lost = ", ".join(lost_files(plan))
     log.info("%s is already converted from %s: %s", dst, plan.src, f"it has lost {lost}" if lost else "nothing to do")
     return True

@@ -9,7 +9,6 @@ which `save_pretrained` adds, are no weights and stay behind. A weight file that
 """
 
 import logging
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,20 +29,20 @@ from .folder import (
     read_bytes,
     read_config,
     read_headers,
-    refuse_stray_weights,
 )
 from .layout import original_header
 from .readme import README, restored_readme
 from .restored_files import own_files, small_files
-from .shards import WAIT, link_weights, permuted_bytes, shard_names, unpermute, write_shard
+from .shards import WAIT, link_weights, permuted_bytes, require_whole, shard_names, unpermute, write_shard
 from .staging import (
     final_place,
-    one_writer,
+    is_free,
+    made_from_another,
     refuse_mount_point,
     refuse_overlap,
     require_space,
-    temporary_folder,
     write_file,
+    written_once,
 )
 from .text_files import to_json
 
@@ -98,12 +97,12 @@ def restore_checkpoint(
 
         return restore_adapter(src, dst, original)
     plan = plan_restore(src, dst, original=original, link=link)
-    if not is_restored(plan):
-        with one_writer(plan.dst):
-            if not is_restored(plan):  # another run may have written it meanwhile
-                with temporary_folder(plan.dst) as partial:
-                    _write(plan, partial)
-                    _require_unchanged(plan, original, link)
+
+    def write(partial: Path) -> None:
+        _write(plan, partial)
+        _require_unchanged(plan, original, link)
+
+    if written_once(plan.dst, lambda: is_restored(plan), write):
         for note in plan.notes:
             log.info("%s", note)
     return plan.dst
@@ -192,19 +191,15 @@ def _original_bytes(info: TensorInfo, moved: bool, config: dict) -> bytes:
 def is_restored(plan: Plan) -> bool:
     """Whether DST was already made from this SRC; a foreign or damaged DST is an error, an empty folder is not."""
     dst = plan.dst
-    if not os.path.lexists(dst) or (dst.is_dir() and not any(dst.iterdir())):
+    if is_free(dst):
         return False
     try:
         made_from = read_json(dst / INDEX)["metadata"][SOURCE]
     except (CheckpointError, LookupError, TypeError):
         made_from = None
     if made_from != plan.source:
-        raise CheckpointError(f"{dst} exists and was not made from {plan.src} as it is now: remove it or name another")
-    try:
-        read_headers(dst)
-        refuse_stray_weights(dst)
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}; {dst} is not as it was made, remove it and restore again") from None
+        raise made_from_another(dst, plan.src)
+    require_whole(dst, "restore")
     log.info("%s is already restored from %s: nothing to do", dst, plan.src)
     return True
 

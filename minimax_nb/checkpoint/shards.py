@@ -11,7 +11,7 @@ from pathlib import Path
 from ..config import MARKER, row_order
 from ..errors import CheckpointError
 from .files import readable
-from .folder import FLOATS, Header, TensorInfo, read_bytes
+from .folder import FLOATS, Header, TensorInfo, read_bytes, read_headers, refuse_stray_weights
 from .staging import FULL, sync_file
 
 CHUNK = 16 << 20
@@ -31,6 +31,15 @@ def unpermute(weight, head_dim: int, rotary_dim: int):
     """The inverse of `permute`."""
     order = row_order(head_dim, rotary_dim)
     return _take_rows(weight, sorted(range(head_dim), key=order.__getitem__))
+
+
+def require_whole(dst: Path, again: str) -> None:
+    """CheckpointError if the weight files of `dst` are not as they were made; `again` is what to do once more."""
+    try:
+        read_headers(dst)
+        refuse_stray_weights(dst)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {dst} is not as it was made, remove it and {again} again") from None
 
 
 def shard_names(count: int) -> list[str]:

@@ -5,8 +5,7 @@ too where the disk is shared. A run that is killed leaves a hidden `.NAME.partia
 a NAME; the next run removes them.
 
     refuse_overlap(src, dst)
-    with one_writer(dst), temporary_folder(dst) as partial:
-        (partial / "config.json").write_text("{}")
+    written_once(dst, lambda: not is_free(dst), lambda partial: (partial / "config.json").write_text("{}"))
 """
 
 import errno
@@ -15,7 +14,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -79,6 +78,30 @@ def temporary_folder(dst: Path) -> Iterator[Path]:
                 partial.rename(place)
             else:
                 shutil.rmtree(partial, ignore_errors=True)
+
+
+def written_once(dst: Path, is_made: Callable[[], bool], write: Callable[[Path], None]) -> bool:
+    """Let `write` fill a temporary folder that becomes `dst`, unless `dst` is made; whether it was not.
+
+    is_made says whether a whole `dst` is there, and raises CheckpointError for one that is something else. It is asked
+    again as the only writer, because another run may have written `dst` meanwhile.
+    """
+    if is_made():
+        return False
+    with one_writer(dst):
+        if not is_made():
+            with temporary_folder(dst) as partial:
+                write(partial)
+    return True
+
+
+def is_free(dst: Path) -> bool:
+    """Whether nothing is at `dst`, or an empty folder."""
+    return not os.path.lexists(dst) or (dst.is_dir() and not any(dst.iterdir()))
+
+
+def made_from_another(dst: Path, src: Path) -> CheckpointError:
+    return CheckpointError(f"{dst} exists and was not made from {src} as it is now: remove it or name another")
 
 
 @contextmanager
