@@ -126,12 +126,9 @@ def load(
     use_lightning(model, backend)
     if ranks.size > 1:
         parallel.split(model, ranks)
-    kernels = ", experts and norms by our kernels" if on_gpu and use_kernels(model) else ""
-    unfit = decode.problem(model) if decoding != "plain" else ""
-    decoded = decode.use_decoding(model, "plain" if unfit or decoding == "plain" else "static")
+    decoded, fast = use_fast_paths(model, on_gpu, decoding)
     cache = ", ".join(repaired) or "nothing, this version needs none"
-    kernels = (", int8 experts" if experts == "int8" else "") + kernels
-    how = f"{described(backend, fault)}{kernels}, {decode.described(decoded, on_gpu, unfit)}"
+    how = f"{described(backend, fault)}{', int8 experts' if experts == 'int8' else ''}{fast}"
     line = f"{ranks.described()}{where}, {chosen}, {how}; cache repaired: {cache}{note}"
     model.minimax_nb = Report(dtype_name, attention, backend, decoded, experts, repaired, tested, line)
     if not quiet and ranks.rank == 0:
@@ -160,6 +157,16 @@ def _in_another_process(*fields) -> Report:
     if found.attention == NAME:
         register()
     return found
+
+
+def use_fast_paths(model: MiniMaxForCausalLM, on_gpu: bool, decoding: str | None = None) -> tuple[str, str]:
+    """Let a model take our kernels, and static decoding unless that is "plain" or unfit: how it decodes, and in words."""
+    from . import decode
+
+    kernels = ", experts and norms by our kernels" if on_gpu and use_kernels(model) else ""
+    unfit = decode.problem(model) if decoding != "plain" else ""
+    decoded = decode.use_decoding(model, "plain" if unfit or decoding == "plain" else "static")
+    return decoded, f"{kernels}, {decode.described(decoded, on_gpu, unfit)}"
 
 
 def use_kernels(model: MiniMaxForCausalLM) -> bool:

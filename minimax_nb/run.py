@@ -118,11 +118,11 @@ def _repair(model, kwargs: dict) -> None:
     """Let a model compute as after `load()`. RuntimeError if another Transformers fails the self-test."""
     from transformers import MiniMaxForCausalLM
 
-    from . import decode, experts
+    from . import experts
     from .attention import register
     from .experts.held import has_int8
     from .lightning.layer import rebuild_decays, use_lightning
-    from .loading import self_test, use_kernels
+    from .loading import self_test, use_fast_paths
 
     rebuild_decays(model)
     if int8 := has_int8(model):
@@ -135,10 +135,7 @@ def _repair(model, kwargs: dict) -> None:
     _, note = self_test(attention, backend, model.device.type, str(model.dtype).removeprefix("torch."))
     how = f"{backend} lightning attention, {attention}{', int8 experts' if int8 else ''}"
     if type(model) is MiniMaxForCausalLM:  # other heads do not generate
-        how += ", experts and norms by our kernels" if on_gpu and use_kernels(model) else ""
-        unfit = decode.problem(model)
-        decoded = decode.use_decoding(model, "plain" if unfit else "static")
-        how += f", {decode.described(decoded, on_gpu, unfit)}"
+        how += use_fast_paths(model, on_gpu)[1]
     print(f"minimax_nb.run: {how}, cache repaired{note}", file=sys.stderr)
 
 
