@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.util
 import ipaddress
 import json
 import os
@@ -16,6 +15,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageMistake
+from ..lazy import installed
 
 NEEDED = ("fastapi", "uvicorn", "openai")
 GRACE = 2  # seconds that Ctrl-C leaves to replies in progress
@@ -39,7 +39,7 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="When ready, print address, key and name as JSON.")] = False,
 ) -> None:
     """Answer the requests of OpenAI's clients, until Ctrl-C."""
-    if missing := [each for each in NEEDED if importlib.util.find_spec(each) is None]:
+    if missing := [each for each in NEEDED if not installed(each)]:
         raise UsageMistake(f"{', '.join(missing)} is missing: pip install 'minimax-nb[serve]', or -e '.[serve]' here")
     if key is not None and (not key.strip() or not key.isascii() or not key.isprintable()):
         raise UsageMistake("the key is empty, or not plain text: give another, or none, and one is made")
