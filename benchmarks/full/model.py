@@ -45,14 +45,12 @@ def part_of(config: dict, ranks: int) -> dict:
 
 
 def capacity(config: dict, gpus: int, memory: int, int8: bool, ranks: Ranks = ALONE, **how) -> Capacity:
-    """The planner's arithmetic for whole layers on `gpus` GPUs, or for one rank's part on its GPU."""
+    """The planner's arithmetic for whole layers on `gpus` GPUs, or for one rank's GPU."""
     dtype = "int8" if int8 else "bf16"
     if ranks.size == 1:
         return Capacity(config, gpus, memory, dtype, **how)
-    found = Capacity(part_of(config, ranks.size), 1, memory, dtype, **how)
-    whole = 2 * config["vocab_size"] * config["hidden_size"]  # the embedding is on all ranks
-    (gpu,) = found.layout.gpus
-    found.layout = found.layout._replace(gpus=[gpu._replace(weights=gpu.weights + whole - whole // ranks.size)])
+    found = Capacity(config, ranks.size, memory, dtype, tp=True, **how)
+    found.layout = found.layout._replace(gpus=found.layout.gpus[:1])
     return found
 
 
