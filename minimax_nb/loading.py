@@ -160,7 +160,7 @@ def _in_another_process(*fields) -> Report:
 
 
 def use_fast_paths(model: MiniMaxForCausalLM, on_gpu: bool, decoding: str | None = None) -> tuple[str, str]:
-    """Let a model take our kernels, and static decoding unless that is "plain" or unfit: how it decodes, and in words."""
+    """Let a model take our kernels, and decode statically where it may and can: how it decodes, and all in words."""
     from . import decode
 
     kernels = ", experts and norms by our kernels" if on_gpu and use_kernels(model) else ""
