@@ -81,6 +81,11 @@ def piece_tokens(
     return low * STEP
 
 
+def token_bytes(config: Mapping | object, element_bytes: int) -> int:
+    """Of the key and the value of one token in one softmax layer."""
+    return 2 * Sizes(config).kv_width * element_bytes
+
+
 class Sizes:
     """The widths that decide, read from a config."""
 

@@ -18,7 +18,7 @@ from . import experts
 from .cache import CACHE_ARGUMENT, reserve
 from .lightning.operator import CPU_SEGMENT, SEGMENT
 from .memory import available_memory
-from .pieces import LIMIT, STEP, piece_tokens
+from .pieces import LIMIT, STEP, piece_tokens, token_bytes
 from .terminal import token_progress
 
 SPARE = 0.8  # of the free memory, what a piece may take: the rest is for gaps between tensors
@@ -114,9 +114,8 @@ def piece_for(model: nn.Module, batch: int, context: int, new: int) -> int:
 
 def key_bytes(model: nn.Module, tokens: int) -> int:
     """Of the keys and values of so many tokens, on all GPUs together."""
-    config = model.config
-    values = 2 * config.layer_types.count("full_attention") * config.num_key_value_heads * config.head_dim
-    return values * tokens * model.dtype.itemsize
+    softmax_layers = model.config.layer_types.count("full_attention")
+    return softmax_layers * tokens * token_bytes(model.config, model.dtype.itemsize)
 
 
 def is_short_of(model: nn.Module, tokens: int) -> bool:

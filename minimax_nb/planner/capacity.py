@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ..errors import UsageMistake
+from ..pieces import CUBLAS, LIMIT, piece_tokens, token_bytes, workspace_bytes
 
 GB = 10**9
 RESERVE = GB  # bytes of each GPU: CUDA's context, loaded kernels, what the allocator cannot hand out; not measured
@@ -55,7 +56,7 @@ class Capacity:
         self.layout = _layout(json.dumps(config, sort_keys=True), gpus, memory - RESERVE, dtype, self.tp)
         self.part = part = part_of_a_rank(config, gpus) if self.tp else config  # what one GPU computes
         # Of a token in a softmax layer, keys and values; of a lightning layer, in fp32
-        self.key_bytes = 2 * part["num_key_value_heads"] * part["head_dim"] * ELEMENT
+        self.key_bytes = token_bytes(part, ELEMENT)
         self.state_bytes = part["num_attention_heads"] * part["head_dim"] ** 2 * 4
 
     def other(self, **changes) -> "Capacity":
@@ -88,16 +89,12 @@ class Capacity:
 
         Ranks take as many as a single process with room enough, so that all take the same (prefill.py).
         """
-        from ..pieces import LIMIT, piece_tokens
-
         free = self.memory - RESERVE - max(self.kept(gpu, context, batch) for gpu in self.layout.gpus)
         free = free if self.layout.fits and not self.tp else LIMIT  # on GPUs that would hold the weights
         return min(context, piece_tokens(self.config, batch, context, ELEMENT, free, **self.how))
 
     def workspace(self, gpu: Gpu, context: int, batch: int, piece: int, static: bool) -> int:
         """Bytes beside what is kept, when they are most; none where no layer lies."""
-        from ..pieces import CUBLAS, workspace_bytes
-
         if not gpu.layers:
             return 0
         reading = workspace_bytes(self.part, batch, piece, context, ELEMENT, **self.how)

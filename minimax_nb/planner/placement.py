@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageMistake
 from ..memory import available_memory
+from ..pieces import token_bytes
 from .layers import cut
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def _balanced(model: MiniMaxForCausalLM, free: Mapping[int, float]) -> dict[str,
     layers[0] += _bytes(model.model.embed_tokens)
     layers[-1] += _bytes(model.model.norm) + _bytes(model.lm_head)
     config = model.config
-    pair = 2 * config.num_key_value_heads * config.head_dim * model.lm_head.weight.element_size()
+    pair = token_bytes(config, model.lm_head.weight.element_size())
     keys = [pair if kind == "full_attention" else 0 for kind in config.layer_types]
     longest = getattr(config, "max_position_embeddings", None) or 2**17
     if (found := cut(layers, keys, list(free.values()), longest)) is None:
@@ -124,12 +125,11 @@ def settled(config: dict, dtype: str, device_map, *, offload: bool | str | Path 
     UsageMistake where it would leave anything to the CPU and `offload` is False, or to the disk and `offload` is not a
     folder, or where a CPU has too little memory. A map that names those for a module itself is what the user wants.
     """
-    model = skeleton(config, dtype, int8_experts)
     if device_map is None or str(device_map) == "cpu":
-        _require_memory(sum(weight.nbytes for weight in model.parameters()))
+        _require_memory(sum(weight.nbytes for weight in skeleton(config, dtype, int8_experts).parameters()))
     if not isinstance(device_map, str) or device_map not in AUTOMATIC or not (free := free_gpu_memory()):
         return device_map
-    found = place(model, None, device_map)
+    found = place(skeleton(config, dtype, int8_experts), None, device_map)
     away = [name for name, device in found.items() if device in OFF_GPU]
     if away and not offload:
         from ..plan import advice_here
