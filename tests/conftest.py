@@ -1,6 +1,8 @@
 """What every test runs under, subprocesses and notebook kernels included: one thread, and no model hub."""
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,28 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # and could print which folder it enters among the lines that the test reads.
 for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
     os.environ.pop(name, None)
+
+
+def process_wide() -> dict:
+    """What a call could leave changed for the whole process. Only of modules already imported, so it costs nothing."""
+    seen = {"working directory": Path.cwd(), "HOME": os.environ.get("HOME")}
+    if torch := sys.modules.get("torch"):
+        seen |= {"default dtype": torch.get_default_dtype(), "gradients": torch.is_grad_enabled()}
+        seen["threads"] = torch.get_num_threads()
+    if logging := sys.modules.get("transformers.utils.logging"):
+        seen["Transformers' verbosity"] = logging.get_verbosity()
+        seen["Transformers' progress bars"] = logging.is_progress_bar_enabled()
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """A setting that a test leaves changed fails here, and not in a later test that cannot know why."""
+    before = process_wide()
+    yield
+    after = process_wide()
+    changed = {name: (was, after[name]) for name, was in before.items() if after[name] != was}
+    assert not changed, f"left changed for the tests that follow: {changed}"
 
 
 @pytest.fixture(scope="module")

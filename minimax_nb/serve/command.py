@@ -16,6 +16,7 @@ import typer
 
 from ..errors import UsageMistake
 from ..lazy import installed
+from ..terminal import quiet_transformers
 
 NEEDED = ("fastapi", "uvicorn", "openai")
 GRACE = 2  # seconds that Ctrl-C leaves to replies in progress
@@ -50,7 +51,8 @@ def serve(
         how = {"dtype": dtype, "experts": experts, "offload": offload}
         app = _loaded(dst, how, name=name, key=key, max_new_tokens=max_new_tokens)
         server = _server(app, lambda: say_ready(key if made or as_json else "KEY"))
-        with contextlib.suppress(KeyboardInterrupt):  # raised once more when all connections are closed
+        # Transformers warns at each request otherwise. The interrupt is raised again when all connections are closed.
+        with quiet_transformers(), contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
         print("stopped", flush=True)
         if app.turns.open:
@@ -58,8 +60,6 @@ def serve(
 
 
 def _loaded(folder: Path, how: dict, **served):
-    from transformers.utils import logging
-
     from ..dtypes import full_name
     from ..loading import load
     from ..memory import enough_memory
@@ -69,7 +69,6 @@ def _loaded(folder: Path, how: dict, **served):
         how = how | {"dtype": full_name(how["dtype"])}
     with enough_memory(f"the weights of {folder}"):
         model, tokenizer = load(folder, **how)
-    logging.set_verbosity_error()  # a warning for each request otherwise
     return make_app(model, tokenizer, **served)
 
 
