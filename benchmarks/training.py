@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 from random import Random
+from unittest import mock
 
 import torch
 
@@ -71,6 +72,22 @@ def switched(model, backend: str, batch: dict):
     return call
 
 
+def without_attention(model, batch: dict):
+    """The same step with v in place of the lightning layers' attention: the rest, which no attention makes faster."""
+    from minimax_nb.lightning import layer, use_lightning
+
+    def gated_v(qkv, gate, weight, state, rows):
+        v = qkv.unflatten(-1, (len(rows.slopes), 3, -1))[..., 2, :].flatten(2)
+        return v * weight * torch.sigmoid(gate), state
+
+    def call() -> dict:
+        use_lightning(model, "torch")
+        with mock.patch.object(layer, "attend_norm_gate", gated_v):
+            return timed(model, batch)
+
+    return call
+
+
 def dialogues(tokenizer, tokens: int) -> list[dict]:
     """Kitchen conversations of one to four turns, about so many tokens together."""
     rows, number = [], 0
@@ -98,6 +115,7 @@ def on_cpu(results: Results, rounds: int) -> None:
     ids = torch.randint(10, model.config.vocab_size, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     ways = {name: switched(model, name, batch) for name in ("stock", "torch")}
+    ways["no lightning attention"] = without_attention(model, batch)
     compare(results, f"{ROWS} rows of {LENGTH}", ways, ids.numel(), rounds)
 
     rows = dialogues(tokenizer, ROWS * LENGTH // 2)
