@@ -7,8 +7,6 @@ It only looks: nothing is installed, downloaded or written. A line without OK an
 that is not here and that the course can do without; a command below it adds it. AMD GPUs are not known to it.
 """
 
-import importlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -20,27 +18,15 @@ from typing import NamedTuple
 
 from .errors import UsageMistake
 from .memory import available_memory
+from .packages import PIP, Line, extra_line, import_problem, package_line, package_version, pins
 
 GB = 10**9
 FULL_MODEL = 912 * GB  # MiniMax-Text-01 in bf16: 456.1 B parameters, 2 bytes each
+INT8_MODEL = 478 * GB  # the same with experts of one byte a weight and their scales (minimax_nb.plan)
 CAPABILITY = (8, 0)  # Ampere: FlashAttention-2 (Dao-AILab/flash-attention, README), Triton (triton-lang/triton, README)
-PIP = "python -m pip install"
 LADDER = 110 * GB  # what notebook 06 measures on a GPU: eight layers at real width (bench.measure.NEEDS)
 BUILD = 18 * 16  # minutes times cores: flash-attn 2.8.3.post2 for sm_90 alone took 18 minutes on 16 cores
 JOB = 9 * 2**30  # bytes of memory a compiler of it wants at most (setup.py of flash-attn 2.8.3)
-
-
-class Line(NamedTuple):
-    """One finding. `ok` is False where something must be mended, None where it merely is not there."""
-
-    name: str
-    ok: bool | None
-    found: str
-    mend: str = ""
-
-    def __str__(self) -> str:
-        sign = {True: "OK", False: "MEND", None: "-"}[self.ok]
-        return f"{sign:6}{self.name:23}{self.found}" + (f"\n      -> {self.mend}" if self.mend else "")
 
 
 def report(folder: str | Path = ".") -> list[Line]:
@@ -51,21 +37,7 @@ def report(folder: str | Path = ".") -> list[Line]:
     except (ImportError, OSError) as error:  # OSError: a library of torch's own is missing
         mend = f"{PIP} --force-reinstall torch=={pins()['torch']}"
         return [*lines, Line("gpu", False, f"unknown, torch does not import ({error})", mend)]
-    return [*lines, *_gpus(), _cuda(), _flash_attention(), _fused_lightning(), *_notebooks()]
-
-
-def pins(extra: str = "") -> dict[str, str]:
-    """The versions this package was tested with, package -> version: those of `extra`, or those always installed."""
-    found = {}
-    try:
-        listed = importlib.metadata.requires("minimax-nb") or []
-    except importlib.metadata.PackageNotFoundError:  # run from its folder, not installed
-        listed = []
-    for requirement in listed:
-        match = re.fullmatch(r"([\w.-]+)==([\w.]+)(?:; *extra == ['\"](\w+)['\"])?", requirement)
-        if match and (match[3] or "") == extra:
-            found[match[1].lower()] = match[2]
-    return found
+    return [*lines, *_gpus(), _cuda(), _flash_attention(), _fused_lightning(), extra_line("serve"), *_notebooks()]
 
 
 def _python() -> Line:
@@ -79,32 +51,6 @@ def _packages() -> list[Line]:
     shown = [line for line in lines if line.name in ("torch", "transformers") or not line.ok]
     rest = len(lines) - len(shown)
     return [*shown, Line("other packages", True, f"{rest} of {rest} have the tested version")]
-
-
-def package_line(name: str, tested: str) -> Line:
-    if not (version := package_version(name)):
-        return Line(name, False, "not installed", f"{PIP} {name}=={tested}")
-    if version.split("+")[0] == tested:
-        return Line(name, True, version)
-    index = " --index-url https://download.pytorch.org/whl/cpu" if version.endswith("+cpu") else ""
-    return Line(name, False, f"{version}, tested with {tested}", f"{PIP} {name}=={tested}{index}")
-
-
-def package_version(package: str) -> str:
-    """Of an installed package, or nothing."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def _import_problem(module: str) -> str:
-    """Why a module does not import, in a line, or nothing. A kernel built for another torch fails here."""
-    try:
-        importlib.import_module(module)
-    except (ImportError, OSError) as error:
-        return str(error).partition("\n")[0]
-    return ""
 
 
 def _memory() -> Line:
@@ -137,8 +83,9 @@ def _gpus() -> list[Line]:
     what = "{0.name}, {1:.0f} GB, compute capability {0.major}.{0.minor}"
     lines = [Line(f"gpu {i}", True, what.format(gpu, gpu.total_memory / GB)) for i, gpu in enumerate(devices)]
     total = sum(gpu.total_memory for gpu in devices)
-    room = f"{total / GB:.0f} GB on all GPUs; the full model's weights take {FULL_MODEL / GB:.0f} GB in bf16"
-    return [*lines, Line("gpu memory", True if total > FULL_MODEL else None, room)]
+    weights = f"{FULL_MODEL / GB:.0f} GB in bf16, {INT8_MODEL / GB:.0f} with int8 experts"
+    room = f"{total / GB:.0f} GB on all GPUs; the full model's weights take {weights} (minimax-nb plan says more)"
+    return [*lines, Line("gpu memory", True if total > INT8_MODEL else None, room)]
 
 
 def _no_gpu(built_for: str | None) -> Line:
@@ -185,7 +132,7 @@ def flash_attention_status(dtype=None) -> FlashAttention:
     gpu = torch.cuda.is_available()
     name = str(dtype or ("bfloat16" if gpu else "float32")).removeprefix("torch.")
     version = package_version("flash-attn")
-    imports = bool(version) and not _import_problem("flash_attn")
+    imports = bool(version) and not import_problem("flash_attn")
     fits = gpu and torch.cuda.get_device_capability() >= CAPABILITY
     runs = imports and fits and name not in ("float32", "float64")
     if runs:
@@ -215,7 +162,7 @@ def _flash_attention() -> Line:
     if missing := _kernel_missing("flash-attn", "half precision, nvcc"):
         return missing
     version = package_version("flash-attn")
-    problem = _import_problem("flash_attn") if version else ""
+    problem = import_problem("flash_attn") if version else ""
     if version and not problem:
         return package_line("flash-attn", pins("flash").get("flash-attn", version))
     ok = False if problem else None  # installed and broken is worse than missing
@@ -273,6 +220,9 @@ def _notebooks() -> list[Line]:
     large = any(gpu.total_memory > LADDER for gpu in gpus)
     found = "live" if large else f"live on the demo; what needs a GPU of {LADDER // GB} GB was recorded"
     lines.append(Line("notebook 06", True, found))
+    for name, extra in (("notebook 07", "int8"), ("notebook 08", "train")):
+        needed = extra_line(extra)
+        lines.append(needed._replace(name=name, found="live" if needed.ok else needed.found))
     return lines
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.utils.cpp_extension
 
-from minimax_nb import cli, hardware
+from minimax_nb import cli, hardware, plan
 from minimax_nb.bench.measure import NEEDS
 from minimax_nb.errors import UsageMistake
 
@@ -28,7 +28,7 @@ def test_the_pins_are_those_of_the_project():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     written = {f"{name}=={version}" for name, version in hardware.pins().items()}
     assert written == set(project["dependencies"])
-    for extra in ("flash", "fast"):
+    for extra in ("flash", "fast", "int8", "serve", "train"):
         assert [f"{name}=={version}" for name, version in hardware.pins(extra).items()] == (
             project["optional-dependencies"][extra]
         )
@@ -147,6 +147,22 @@ def test_kernels_that_are_there(monkeypatch):
     assert by_name()["notebook 05"].found == "live"
 
 
+def test_eight_gpus_of_80_gb_hold_the_model_with_int8_experts(monkeypatch):
+    assert hardware.INT8_MODEL == pytest.approx(
+        1e9 * plan(gpus=8, gpu_memory=80, dtype="int8", context=1000).weights_gb, rel=2e-3
+    )
+    machine(monkeypatch, count=8)
+    assert by_name()["gpu memory"].ok is True and "478 with int8 experts" in by_name()["gpu memory"].found
+
+
+def test_packages_of_an_extra_that_are_not_there_come_with_their_command(monkeypatch):
+    installed(monkeypatch, torchao=None, peft="0.1")
+    lines = by_name()
+    assert (lines["notebook 07"].ok, lines["notebook 07"].found) == (None, "torchao not installed")
+    assert lines["notebook 07"].mend == 'python -m pip install -e ".[int8]"'
+    assert lines["notebook 08"].ok is False and "peft 0.1, tested with" in lines["notebook 08"].found
+
+
 def test_without_a_gpu_nothing_is_missing(monkeypatch):
     machine(monkeypatch, count=0, built_for=None, driver="")
     lines = by_name()
@@ -240,7 +256,7 @@ def test_flash_attention_built_for_another_torch_is_built_again(monkeypatch):
     def broken(name):
         raise ImportError("undefined symbol: _ZN3c10\nmore of it")
 
-    monkeypatch.setattr(hardware.importlib, "import_module", broken)
+    monkeypatch.setattr(importlib, "import_module", broken)
     status = hardware.flash_attention_status()
     assert (status.runs, status.installed, status.imports) == (False, "2.8.3", False)
     assert "does not import (undefined symbol: _ZN3c10)" in status.advice and "--force-reinstall" in status.advice
