@@ -11,10 +11,9 @@ made here.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .basics import BLUE, FONT, GREEN, GREY, STYLES, VERMILLION, line_style, new_figure, new_panels, short_count
+from .basics import BLUE, GREEN, GREY, STYLES, VERMILLION, figure_style, line_style, new_figure, new_panels, short_count
 
 LINES = (*STYLES, (GREY, "D", "-."), ("#CC79A7", "v", (0, (1, 3))))
 OWN = {"SDPA": 0, "eager": 1, "FlashAttention-2": 2, "SDPA by length": 3}  # in all figures the same line
@@ -44,7 +43,7 @@ def part(rows: Rows, kind: str) -> list[Mapping]:
 
 def time(rows: Rows, by: str = "attention") -> Figure:
     """Milliseconds against tokens, both logarithmic, bars from the least to the most, and the floor of the fastest."""
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(9, 4.8)
         for name, line, style in _styled(_lines(rows, by)):
             ok = _ok(line)
@@ -63,7 +62,7 @@ def memory(rows: Rows, by: str = "attention") -> Figure:
     """Gigabytes beyond the weights at the peak, against tokens, both logarithmic. ValueError for rows of a CPU."""
     if not any("extra_gb" in row for row in rows):
         raise ValueError("these rows have no memory: it is measured on GPUs only")
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(9, 4.8)
         for name, line, style in _styled(_lines(rows, by)):
             ok = _ok(line)
@@ -77,7 +76,7 @@ def memory(rows: Rows, by: str = "attention") -> Figure:
 def shares(rows: Rows) -> Figure:
     """A stacked bar a length: which part of the time each kind of layer takes, with the milliseconds above it."""
     ok = _ok(rows)
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(9, 4.8)
         bottom = [0.0] * len(ok)
         for kind, (colour, hatch) in KINDS.items():
@@ -101,7 +100,7 @@ def shares(rows: Rows) -> Figure:
 def speed_up(rows: Rows, against: Sequence[str] = ("eager", "sdpa"), by: str = "attention") -> Figure:
     """How many times as fast each line is as each of `against`, a panel each; 1 is as fast."""
     lines = _lines(rows, by)
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, panels = new_panels(11, 4.2, len(against))
         for axes, base in zip(panels, against, strict=True):
             for name, line, style in _styled(lines):

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .basics import BLUE, FONT, GREEN, GREY, STYLES, VERMILLION, line_style, new_figure, new_panels
+from .basics import BLUE, GREEN, GREY, STYLES, VERMILLION, figure_style, line_style, new_figure, new_panels
 
 KINDS = {"matrix products": (BLUE, ""), "moving and copying": (VERMILLION, "//"), "other": (GREEN, "..")}
 MOVING = "to copy_ contiguous cat index select item reshape slice transpose unsqueeze expand view chunk split".split()
@@ -19,7 +18,7 @@ def roofline(read_bytes_s: float, matrix_ops_s: float, lines: Mapping[str, Seque
     corner = matrix_ops_s / read_bytes_s
     found = [x for points in lines.values() for x, _ in points]
     ends = min(found) / 1.6, max([*found, corner]) * 3
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(9, 4.6)
         limit = [x * read_bytes_s if x < corner else matrix_ops_s for x in (ends[0], corner, ends[1])]
         axes.loglog([ends[0], corner, ends[1]], [y / 1e12 for y in limit], color="black", label="the roofline")
@@ -43,7 +42,7 @@ def timeline(steps: Mapping[str, tuple[Sequence[tuple[str, float, float]], float
     `steps` maps a name to (operations, ms), as `bench.operations` gives them: an operation is (name, start, end).
     """
     longest = max(ms for _, ms in steps.values())
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(11, 1.5 + 0.85 * len(steps))
         for row, (operations, ms) in enumerate(steps.values()):
             for kind, (colour, hatch) in KINDS.items():
@@ -72,7 +71,7 @@ def ladder(rungs: Sequence[Mapping]) -> Figure:
     A rung has `lever`, `ms`, `least_ms`, `most_ms`, `launches` and `floor_ms`, as benchmarks/decode.py writes it.
     """
     names, at = [rung["lever"] for rung in rungs], range(len(rungs))
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, (left, right) = new_panels(12, 1.2 + 0.55 * len(rungs), 2)
         times = [rung["ms"] for rung in rungs]
         spread = [[abs(rung["ms"] - rung[end]) for rung in rungs] for end in ("least_ms", "most_ms")]
@@ -99,7 +98,7 @@ def kernels(parts: Mapping[str, tuple[float, float]]) -> Figure:
     `parts` maps a name to (microseconds, microseconds of reading alone), the longest first.
     """
     at = range(len(parts))
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(10, 1.1 + 0.5 * len(parts))
         times, read = (list(column) for column in zip(*parts.values(), strict=True))
         axes.barh(at, times, 0.7, color=BLUE, label="measured")

@@ -8,11 +8,10 @@ Where one curve may lie on another, the legend stands outside and the marks are 
 from collections.abc import Collection, Mapping, Sequence
 from math import ceil, exp, floor, log, log10
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from .basics import BLUE, FONT, GREY, STYLES, VERMILLION, line_style, new_figure, new_panels, short_count
+from .basics import BLUE, GREY, STYLES, VERMILLION, figure_style, line_style, new_figure, new_panels, short_count
 
 
 def half_lives(tokens: Sequence[Sequence[float]], softmax: Collection[int] = ()) -> Figure:
@@ -24,7 +23,7 @@ def half_lives(tokens: Sequence[Sequence[float]], softmax: Collection[int] = ())
     layers, heads = len(tokens), len(tokens[0])
     shown = [log10(value) for layer, row in enumerate(tokens) if layer not in softmax for value in row]
     columns = [[log10(row[head]) for row in tokens] for head in range(heads)]
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(10, 5.2)
         picture = axes.imshow(columns, cmap="cividis", aspect="auto", vmin=min(shown), vmax=max(shown))
         levels = range(ceil(min(shown)), floor(max(shown)) + 1)
@@ -51,7 +50,7 @@ def remembered(slopes: Mapping[str, float], longest: int = 100_000) -> Figure:
     """
     steps = range(int(20 * log10(longest)) + 1)
     distances = sorted({round(10 ** (step / 20)) for step in steps})
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(9, 4)
         for (name, slope), (colour, marker, dash) in zip(slopes.items(), STYLES, strict=False):
             left = [exp(-slope * distance) for distance in distances]
@@ -70,7 +69,7 @@ def remembered(slopes: Mapping[str, float], longest: int = 100_000) -> Figure:
 
 def cost(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]) -> Figure:
     """Milliseconds against length, both logarithmic, a line for each kind of layer."""
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(9, 4.2)
         for (name, values), style in zip(seconds.items(), STYLES, strict=False):
             axes.loglog(tokens, [1000 * value for value in values], label=name, **line_style(style))
@@ -85,7 +84,7 @@ def cost(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]) -> Figur
 
 def drift(errors: Mapping[str, Sequence[float]]) -> Figure:
     """Relative error of each decode step's output, both axes logarithmic; a line a way of computing."""
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(9, 4.2)
         for (name, values), style in zip(errors.items(), STYLES, strict=False):
             steps = range(1, len(values) + 1)
@@ -102,7 +101,7 @@ def drift(errors: Mapping[str, Sequence[float]]) -> Figure:
 
 def recorded_errors(panels: Mapping[str, Mapping[str, Mapping[str, float | str]]]) -> Figure:
     """Errors in percent, a panel a layer, a line a form, a point a stage; what is no number stands above, in words."""
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, all_axes = new_panels(11, 4.2, len(panels))
         for axes, (title, forms) in zip(all_axes, panels.items(), strict=True):
             stages = list(next(iter(forms.values())))
@@ -122,7 +121,7 @@ def recorded_errors(panels: Mapping[str, Mapping[str, Mapping[str, float | str]]
 
 def split_times(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figure:
     """Milliseconds of a call, a panel a call and a bar a form: (whole, lightning layers within it)."""
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, all_axes = new_panels(11, 3.3, len(panels))
         for axes, (title, forms) in zip(all_axes, panels.items(), strict=True):
             whole, inner = (list(column) for column in zip(*forms.values(), strict=True))

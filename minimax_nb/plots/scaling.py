@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .basics import BLUE, FONT, GREEN, GREY, VERMILLION, new_panels
+from .basics import BLUE, GREEN, GREY, VERMILLION, figure_style, new_panels
 
 KINDS = {  # colour and hatch of each part of a GPU's memory
     "weights": (BLUE, ""),
@@ -23,7 +22,7 @@ def placement(machines: Mapping[str, tuple[float, Sequence[Mapping[str, float]]]
     longest = max(sum(parts.values()) for _, gpus in machines.values() for parts in gpus)
     longest = max(longest, *(memory for memory, _ in machines.values()))
     rows = max(len(gpus) for _, gpus in machines.values())
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, panels = new_panels(13, 1.9 + 0.32 * rows, len(machines))
         for panel, (name, (memory, gpus)) in zip(panels, machines.items(), strict=True):
             start = [0.0] * len(gpus)
@@ -46,7 +45,7 @@ def turns(ways: Mapping[str, Sequence[Sequence[tuple[float, float]]]], unit: str
     `ways` maps a name to the spans of each GPU, as (start, length) in `unit`.
     """
     end = max(start + length for gpus in ways.values() for spans in gpus for start, length in spans)
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, panels = new_panels(12, 3.6, len(ways))
         styles = ({"facecolor": BLUE}, {"facecolor": GREEN, "hatch": "..", "edgecolor": "white"})
         for panel, (name, gpus), style in zip(panels, ways.items(), styles, strict=False):
