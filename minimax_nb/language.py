@@ -3,7 +3,7 @@
     MINIMAX_NB_LANGUAGE=zh jupyter lab      # from the start of a process
     use("zh")                               # from here on, in all threads
     with speaking("zh"):                    # in here, and in this thread alone
-        tr("{count} of {total} answered", count=1, total=2)
+        tr("{at} of {total}", at=1, total=2)
 
 Widgets, figures, the line that load() prints and its progress follow it. The command line, check, doctor, plan's report
 and all exceptions stay English, because people search for their words. What a model says is never translated.
@@ -67,6 +67,11 @@ def tr(text: str, **values) -> str:
     """`text` in the current language, its {placeholders} filled; English where the catalogue does not know it."""
     said = text if current() == "en" else catalogue().get(text, text)
     return said.format(**values) if values else said
+
+
+def mark(text: str) -> str:
+    """`text` as it is, for a constant: it is made before it is known who reads it, and `tr` gets it later."""
+    return text
 
 
 @cache

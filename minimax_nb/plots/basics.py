@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from tokenizers import decoders
 
-from ..language import columns
+from ..language import columns, tr
 from . import fonts
 
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"  # told apart without red and green
@@ -36,7 +36,7 @@ def memory(tokens: Sequence[int], lines: Mapping[str, Sequence[float]], levels: 
         for name, value in levels.items():
             axes.axhline(value, color=GREY, linewidth=1.5, linestyle=(0, (6, 3)))
             axes.text(tokens[0], value * 1.12, name, color=GREY, va="bottom")
-        axes.set(xlabel="tokens in context", ylabel="GB")
+        axes.set(xlabel=tr("tokens in context"), ylabel="GB")
         axes.set_xticks(tokens, [short_count(count) for count in tokens])
         axes.minorticks_off()
         axes.grid(axis="y", alpha=0.3)
@@ -62,7 +62,7 @@ def rotation(heads: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
                 _box(above, dim, -row, LETTERS[pair % len(LETTERS)], share, colours)
             above.text(-0.6, 0.4 - row, name, ha="right", va="center")
         width = max(map(len, heads.values()))
-        above.set(xlim=(-0.2, width), ylim=(0.9 - len(heads), 1.1), xlabel="dim of the head", yticks=[])
+        above.set(xlim=(-0.2, width), ylim=(0.9 - len(heads), 1.1), xlabel=tr("dim of the head"), yticks=[])
         above.set_xticks([dim + 0.45 for dim in range(0, width, 4)], range(0, width, 4))
         above.spines["left"].set_visible(False)
 
@@ -72,7 +72,7 @@ def rotation(heads: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
             below.semilogy(list(pairs), list(pairs.values()), label=name, **style)
         shown = range(1 + max(pair for head in heads.values() for pair, speed in head if speed))
         below.set_xticks(shown, [LETTERS[pair] for pair in shown])
-        below.set(xlabel="pair", ylabel="radians a token")
+        below.set(xlabel=tr("pair"), ylabel=tr("radians a token"))
         below.grid(axis="y", alpha=0.3)
         below.legend(frameon=False)
     return figure
@@ -85,8 +85,8 @@ def parity(errors: Mapping[str, Sequence[float]], bound: float) -> Figure:
         for (name, values), (colour, marker, dash) in zip(errors.items(), STYLES, strict=False):
             axes.semilogy(values, color=colour, marker=marker, linestyle=dash, linewidth=1, label=name)
         axes.axhline(bound, color=GREY, linewidth=1.5, linestyle=(0, (6, 3)))
-        axes.text(0, bound * 1.3, f"bound {bound:.0e}", color=GREY, va="bottom")
-        axes.set(xlabel="token", ylabel="relative error of the logits")
+        axes.text(0, bound * 1.3, tr("bound {bound}", bound=f"{bound:.0e}"), color=GREY, va="bottom")
+        axes.set(xlabel=tr("token"), ylabel=tr("relative error of the logits"))
         axes.grid(axis="y", alpha=0.3)
         axes.legend(frameon=False, loc="center right")
     return figure
@@ -119,7 +119,7 @@ def recall(shares: Mapping[str, Mapping[int, float]]) -> Figure:
         figure, axes = new_figure(8, 3.6)
         for (name, points), style in zip(shares.items(), STYLES, strict=False):
             axes.plot(list(points), list(points.values()), label=name, **line_style(style))
-        axes.set(xlabel="tokens between the statement and the question", ylabel="recalled, %", ylim=(-4, 104))
+        axes.set(xlabel=tr("tokens between the statement and the question"), ylabel=tr("recalled, %"), ylim=(-4, 104))
         axes.set_xticks(list(points))
         axes.grid(axis="y", alpha=0.3)
         axes.legend(frameon=False, loc="center right")
@@ -142,8 +142,8 @@ def next_token(
                 axes.barh(range(len(tokens)), before, color="none", edgecolor="black", linewidth=1.2)
             for at, value in enumerate(values):
                 right = max(value, before[at] if before else 0)
-                axes.text(right + 0.03, at, f"{value:.3f}" if value else "cut", va="center", fontsize=10)
-            axes.set(title=name, xlim=(0, 1.25), xticks=(0, 0.5, 1), xlabel="probability")
+                axes.text(right + 0.03, at, f"{value:.3f}" if value else tr("cut"), va="center", fontsize=10)
+            axes.set(title=name, xlim=(0, 1.25), xticks=(0, 0.5, 1), xlabel=tr("probability"))
             axes.set_yticks(range(len(tokens)), tokens if axes is figure.axes[0] else [""] * len(tokens))
             axes.invert_yaxis()
     return figure

@@ -11,6 +11,7 @@ from math import ceil, exp, floor, log, log10
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from ..language import tr
 from .basics import BLUE, GREY, STYLES, VERMILLION, figure_style, line_style, new_figure, new_panels, short_count
 
 
@@ -36,10 +37,12 @@ def half_lives(tokens: Sequence[Sequence[float]], softmax: Collection[int] = ())
             hatched = {"facecolor": "white", "edgecolor": GREY, "hatch": "////", "linewidth": 0}
             axes.axvspan(layer - 0.5, layer + 0.5, **hatched)
         ticks = range(0, layers, 8 if layers > 16 else 1)
-        axes.set(xlabel="layer (hatched: softmax)", ylabel="head", xticks=list(ticks), xlim=(-0.5, layers - 0.5))
+        axes.set(
+            xlabel=tr("layer (hatched: softmax)"), ylabel=tr("head"), xticks=list(ticks), xlim=(-0.5, layers - 0.5)
+        )
         bar = figure.colorbar(picture, ticks=list(levels))
         bar.ax.set_yticklabels([short_count(10**level) for level in levels])
-        bar.set_label("tokens until half is forgotten")
+        bar.set_label(tr("tokens until half is forgotten"))
     return figure
 
 
@@ -59,7 +62,9 @@ def remembered(slopes: Mapping[str, float], longest: int = 100_000) -> Figure:
             if slope and 1 <= log(2) / slope <= longest:
                 axes.plot(log(2) / slope, 0.5, color=colour, marker=marker, markersize=10)
         axes.axhline(0.5, color=GREY, linewidth=1, linestyle=(0, (6, 3)))
-        axes.set(xlabel="distance in tokens", ylabel="share that is left", ylim=(-0.03, 1.06), xlim=(1, longest))
+        axes.set(
+            xlabel=tr("distance in tokens"), ylabel=tr("share that is left"), ylim=(-0.03, 1.06), xlim=(1, longest)
+        )
         axes.set_xticks(
             ticks := [10**power for power in range(int(log10(longest)) + 1)], [short_count(x) for x in ticks]
         )
@@ -73,7 +78,7 @@ def cost(tokens: Sequence[int], seconds: Mapping[str, Sequence[float]]) -> Figur
         figure, axes = new_figure(9, 4.2)
         for (name, values), style in zip(seconds.items(), STYLES, strict=False):
             axes.loglog(tokens, [1000 * value for value in values], label=name, **line_style(style))
-        axes.set(xlabel="tokens", ylabel="milliseconds")
+        axes.set(xlabel=tr("tokens"), ylabel=tr("milliseconds"))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xticks(tokens, [str(count) for count in tokens])
         axes.minorticks_off()
@@ -91,7 +96,7 @@ def drift(errors: Mapping[str, Sequence[float]]) -> Figure:
             marks = [2**power - 1 for power in range(len(values).bit_length())]
             line = line_style(style, linewidth=1.5, markevery=marks)
             axes.loglog(steps, [100 * value for value in values], label=name, **line)
-        axes.set(xlabel="decode step", ylabel="relative error, %")
+        axes.set(xlabel=tr("decode step"), ylabel=tr("relative error, %"))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(axis="y", alpha=0.3)
@@ -107,7 +112,7 @@ def recorded_errors(panels: Mapping[str, Mapping[str, Mapping[str, float | str]]
             stages = list(next(iter(forms.values())))
             for at, ((name, found), style) in enumerate(zip(forms.items(), STYLES, strict=False)):
                 values = [value if isinstance(value, float) else float("nan") for value in found.values()]
-                label = name if all(value == value for value in values) else f"{name}: not finite"
+                label = name if all(value == value for value in values) else tr("{name}: not finite", name=name)
                 places = [stage + 0.12 * (at - 1) for stage in range(len(stages))]
                 axes.semilogy(places, values, label=label, **line_style(style, markersize=9))
             axes.set(title=title, ylim=(0.01, 1000), xlim=(-0.4, len(stages) - 0.6))
@@ -115,7 +120,7 @@ def recorded_errors(panels: Mapping[str, Mapping[str, Mapping[str, float | str]]
             axes.yaxis.set_major_formatter("{x:g}")
             axes.grid(axis="y", alpha=0.3)
             axes.legend(frameon=False, loc="upper left", fontsize=10)
-        all_axes[0].set_ylabel("relative error, %")
+        all_axes[0].set_ylabel(tr("relative error, %"))
     return figure
 
 
@@ -127,11 +132,17 @@ def split_times(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figu
             whole, inner = (list(column) for column in zip(*forms.values(), strict=True))
             rest = [both - part for both, part in zip(whole, inner, strict=True)]
             hatched = {"color": VERMILLION, "hatch": "//", "edgecolor": "white"}
-            axes.barh(range(len(forms)), inner, label="lightning", **hatched)
-            axes.barh(range(len(forms)), rest, left=inner, color=BLUE, alpha=0.75, label="the rest")
+            axes.barh(range(len(forms)), inner, label=tr("lightning"), **hatched)
+            axes.barh(range(len(forms)), rest, left=inner, color=BLUE, alpha=0.75, label=tr("the rest"))
             for at, (both, part) in enumerate(zip(whole, inner, strict=True)):
-                axes.text(both * 1.02, at, f" {both:.0f}, of it {part:.0f}", va="center", fontsize=10)
-            axes.set(title=title, xlabel="milliseconds", xlim=(0, 1.55 * max(whole)))
+                axes.text(
+                    both * 1.02,
+                    at,
+                    tr(" {both}, of it {part}", both=f"{both:.0f}", part=f"{part:.0f}"),
+                    va="center",
+                    fontsize=10,
+                )
+            axes.set(title=title, xlabel=tr("milliseconds"), xlim=(0, 1.55 * max(whole)))
             axes.set_yticks(range(len(forms)), list(forms) if axes is all_axes[0] else [""] * len(forms))
             axes.invert_yaxis()
         entries = all_axes[0].get_legend_handles_labels()
@@ -141,6 +152,6 @@ def split_times(panels: Mapping[str, Mapping[str, tuple[float, float]]]) -> Figu
 
 def _half(slope: float) -> str:
     if slope == 0:
-        return "forgets nothing"
+        return tr("forgets nothing")
     tokens = log(2) / slope
-    return f"half after {f'{tokens:.1f}' if tokens < 10 else f'{tokens:,.0f}'} tokens"
+    return tr("half after {tokens} tokens", tokens=f"{tokens:.1f}" if tokens < 10 else f"{tokens:,.0f}")

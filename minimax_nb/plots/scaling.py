@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from ..language import mark, tr
 from .basics import BLUE, GREEN, GREY, VERMILLION, figure_style, new_panels
 
 KINDS = {  # colour and hatch of each part of a GPU's memory
-    "weights": (BLUE, ""),
-    "KV cache": (VERMILLION, "///"),
-    "lightning state": ("black", ""),
-    "workspace": (GREEN, ".."),
+    mark("weights"): (BLUE, ""),
+    mark("KV cache"): (VERMILLION, "///"),
+    mark("lightning state"): ("black", ""),
+    mark("workspace"): (GREEN, ".."),
 }
 
 
@@ -28,7 +29,7 @@ def placement(machines: Mapping[str, tuple[float, Sequence[Mapping[str, float]]]
             start = [0.0] * len(gpus)
             for kind, (colour, hatch) in KINDS.items():
                 sizes = [parts[kind] for parts in gpus]
-                label = kind if panel is panels[0] else None
+                label = tr(kind) if panel is panels[0] else None
                 style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
                 panel.barh(range(len(gpus)), sizes, 0.7, start, label=label, **style)
                 start = [a + b for a, b in zip(start, sizes, strict=True)]

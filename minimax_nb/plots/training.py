@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
+from ..language import tr
 from .basics import STYLES, figure_style, new_figure
 
 
@@ -15,7 +16,7 @@ def losses(runs: Mapping[str, Sequence[float]]) -> Figure:
             steps = range(1, len(values) + 1)
             style = {"color": colour, "marker": marker, "linestyle": dash, "markevery": 5}
             axes.semilogy(steps, values, label=name, **style)
-        axes.set(xlabel="step", ylabel="loss, nats a token")
+        axes.set(xlabel=tr("step"), ylabel=tr("loss, nats a token"))
         axes.grid(axis="y", alpha=0.3)
         axes.legend(frameon=False)
     return figure
