@@ -63,7 +63,7 @@ def tag() -> str:
     return TAGS[current()]
 
 
-def tr(text: str, **values) -> str:
+def tr(text: str, /, **values) -> str:
     """`text` in the current language, its {placeholders} filled; English where the catalogue does not know it."""
     said = text if current() == "en" else catalogue().get(text, text)
     return said.format(**values) if values else said

@@ -239,9 +239,9 @@ class ConfigExplorer(Explorer):
 
 
 def _title(off: tuple[str, ...]) -> str:
-    return (
-        tr("without {repairs}", repairs=tr(", ").join(tr(REPAIRS[name].label) for name in off)) if off else tr("all on")
-    )
+    if not off:
+        return tr("all on")
+    return tr("without {repairs}", repairs=tr(", ").join(tr(REPAIRS[name].label) for name in off))
 
 
 def _lacks(off: tuple[str, ...]) -> list[str]:
