@@ -24,7 +24,7 @@ KINDS = {
     mark("softmax"): (GREEN, ".."),
     mark("rest"): ("#8A8A8A", "xx"),
 }
-NAMES = {"flash_attention_2": "FlashAttention-2", "sdpa": "SDPA", "sdpa_by_length": "SDPA by length"}
+NAMES = {"flash_attention_2": "FlashAttention-2", "sdpa": "SDPA", "sdpa_by_length": mark("SDPA by length")}
 Rows = Sequence[Mapping]
 
 
@@ -55,7 +55,7 @@ def time(rows: Rows, by: str = "attention") -> Figure:
             ok = _ok(line)
             below, above = ([abs(row["ms"] - row[end]) for row in ok] for end in ("least_ms", "most_ms"))
             lengths, values = ([row[field] for row in ok] for field in ("length", "ms"))
-            axes.errorbar(lengths, values, [below, above], label=name, capsize=3, **line_style(style))
+            axes.errorbar(lengths, values, [below, above], label=tr(name), capsize=3, **line_style(style))
         floors = _floors(rows)
         dashed = {"color": "black", "linewidth": 1, "linestyle": (0, (6, 3))}
         axes.plot(list(floors), list(floors.values()), label=tr("floor"), **dashed)
@@ -73,7 +73,7 @@ def memory(rows: Rows, by: str = "attention") -> Figure:
         for name, line, style in _styled(_lines(rows, by)):
             ok = _ok(line)
             lengths, values = ([row[field] for row in ok] for field in ("length", "extra_gb"))
-            axes.plot(lengths, values, label=name, **line_style(style))
+            axes.plot(lengths, values, label=tr(name), **line_style(style))
         axes.set(yscale="log", ylabel=tr("GB beyond the weights"))
         _finish(axes, rows, by)
     return figure
@@ -112,9 +112,9 @@ def speed_up(rows: Rows, against: Sequence[str] = ("eager", "sdpa"), by: str = "
             for name, line, style in _styled(lines):
                 points = ratios(lines[_name(base)], line)
                 if name != _name(base) and points:
-                    axes.plot(list(points), list(points.values()), label=name, **line_style(style))
+                    axes.plot(list(points), list(points.values()), label=tr(name), **line_style(style))
             axes.axhline(1, color=GREY, linewidth=1.5, linestyle=(0, (6, 3)))
-            axes.set(title=tr("against {line}", line=_name(base)), ylabel=tr("times as fast"))
+            axes.set(title=tr("against {line}", line=tr(_name(base))), ylabel=tr("times as fast"))
             axes.set_ylim(0, 1.15 * max([1.0, *(y for line in axes.lines for y in line.get_ydata())]))
             _finish(axes, rows, by, crosses=False)
     return figure
@@ -219,7 +219,7 @@ def _finish(axes, rows: Rows, by: str, crosses: bool = True) -> None:
         height = [0.97 - 0.06 * at] * len(full)
         if full:
             where = axes.get_xaxis_transform()  # tokens across, share of the height up
-            axes.plot(full, height, transform=where, label=tr("{name}: out of memory", name=name), **style)
+            axes.plot(full, height, transform=where, label=tr("{name}: out of memory", name=tr(name)), **style)
     axes.legend(frameon=False, fontsize=10)
 
 

@@ -82,8 +82,8 @@ class PlaygroundView(Page):
         turns = [
             tr("{name}: {value}", name=self.speakers[turn["role"]], value=turn["content"]) for turn in self.messages
         ]
-        could = [": ".join(self._title()), *map(", ".join, (self.heads, *self._rows()))] if self.candidates else []
-        settings = "; ".join(f"{label} {value}" for label, value in self._setting_rows())
+        could = [self._title(), *map(", ".join, (self.heads, *self._rows()))] if self.candidates else []
+        settings = tr("; ").join(f"{label} {value}" for label, value in self._setting_rows())
         return "\n".join([tr(STILL), *turns, *could, tr("Settings: {settings}", settings=settings)])
 
     def as_html(self) -> str:
@@ -91,7 +91,7 @@ class PlaygroundView(Page):
         turns = [f"<p><b>{self.speakers[turn['role']]}</b> {escape(turn['content'])}</p>" for turn in self.messages]
         could = []
         if self.candidates:
-            could = [f"<p>{escape(': '.join(self._title()))}</p>", table(self.heads, self._rows())]
+            could = [f"<p>{escape(self._title())}</p>", table(self.heads, self._rows())]
         settings = table((tr("Setting"), tr("Value")), self._setting_rows())
         return "".join([f"<p>{tr(STILL)}</p>", *turns, *could, settings])
 
@@ -102,10 +102,10 @@ class PlaygroundView(Page):
             rows.append((tr(control.label), tr("empty") if value is None else f"{value:g}"))
         return rows
 
-    def _title(self) -> tuple[str, str]:
+    def _title(self) -> str:
         place, count = self.candidates["place"] + 1, self.candidates["count"]
         title = tr("What else it could have been, token {place} of {count}", place=place, count=count)
-        return title, self.candidates["title"]
+        return tr("{name}: {value}", name=title, value=self.candidates["title"])
 
     def _rows(self) -> list[tuple[str, ...]]:
         rows = self.candidates["rows"]
