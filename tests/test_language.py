@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from playwright.sync_api import expect
 from test_browser import PICTURES, chromium  # noqa: F401
+from widget_page import CHINESE as CHINESE_FONT
 from widget_page import opened
 
 from minimax_nb import language, terminal
@@ -38,8 +39,9 @@ from minimax_nb.language import catalogue, columns, current, mark, padded, sente
 from minimax_nb.loading import load, report
 from minimax_nb.plan import plan
 from minimax_nb.plots import basics, bench, decode, fonts, lightning, scaling, training
-from minimax_nb.widgets import planner, playground, quiz, stepper
+from minimax_nb.widgets import config_explorer, expert_view, head_memory, planner, playground, quiz, stepper
 from minimax_nb.widgets.controls import Control
+from minimax_nb.widgets.explorers.config import REPAIRS
 from minimax_nb.widgets.explorers.explorer import Explorer
 from minimax_nb.widgets.explorers.quiz import RIGHT
 from minimax_nb.widgets.page import SAID
@@ -170,6 +172,11 @@ class Blank(dict):
 
 def fields(text: str) -> set[tuple]:
     return {(name, spec, how) for _, name, spec, how in Formatter().parse(text) if name is not None}
+
+
+def test_a_wheel_has_the_catalogue():
+    packed = language.tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    assert "zh.toml" in {path.name for each in packed["package-data"]["minimax_nb"] for path in PACKAGE.glob(each)}
 
 
 # Nothing goes past it
@@ -456,6 +463,7 @@ def english_words(text: str) -> set[str]:
 
 def seen(page, name: str) -> set[str]:
     """The English words on the page, in labels for screen readers too; a screenshot is kept."""
+    page.evaluate("document.fonts.ready.then(() => 0)")
     page.locator("section").screenshot(path=PICTURES / f"zh_{name}.png")
     assert page.locator("section").get_attribute("lang") == "zh-CN"
     return english_words(page.evaluate(SEEN))
@@ -465,7 +473,7 @@ def test_the_playground_is_chinese(chromium, demo_model):  # noqa: F811
     PICTURES.mkdir(parents=True, exist_ok=True)
     with speaking("zh"):
         view = playground(*demo_model)
-    with opened(chromium, view) as page:
+    with opened(chromium, view, theme=CHINESE_FONT) as page:
         status = page.get_by_role("status")
         page.get_by_role("button", name="复制为代码").click()
         expect(status).to_have_text("还没有可复制的内容：请发送一条消息")
@@ -487,7 +495,24 @@ def test_the_playground_is_chinese(chromium, demo_model):  # noqa: F811
     assert still.startswith('<div lang="zh-CN">')
 
 
-@pytest.mark.parametrize("made", [planner, stepper, lambda: quiz("01")], ids=["planner", "stepper", "quiz"])
+def test_the_pictures_of_all_explorers_are_chinese(demo_model):
+    model, tokenizer = demo_model
+    folder = Path(model.name_or_path)
+    with speaking("zh"):
+        views = [planner(), head_memory(tokenizer, model), expert_view(model, tokenizer)]
+        views.append(config_explorer(demo_checkpoint(), folder))
+    views[2].explorer.start()
+    views[2].explorer.wait()
+    for view in views:
+        data, state = view._repr_mimebundle_()[0], view.explorer
+        text = html.unescape(re.sub("<[^>]*>", " ", data["text/html"] + view.title + view.hint + view.action))
+        text += " ".join(each["label"] for each in view.controls) + data["text/plain"] + state.status
+        read = [state.values.get("text", "")] + [tokenizer.decode([token]) for token in range(len(tokenizer))]
+        names = set(REPAIRS) | english_words(repr(state.config(state.off()))) if view is views[3] else set()
+        assert english_words(text) - english_words(" ".join(read)) - names <= TERMS | {"JupyterLab"}
+
+
+@pytest.mark.parametrize("made", [stepper, lambda: quiz("01")], ids=["stepper", "quiz"])
 def test_an_explorer_is_chinese(chromium, made, monkeypatch, tmp_path, request):  # noqa: F811
     PICTURES.mkdir(parents=True, exist_ok=True)
     name = request.node.callspec.id
@@ -495,7 +520,7 @@ def test_an_explorer_is_chinese(chromium, made, monkeypatch, tmp_path, request):
     monkeypatch.chdir(tmp_path)
     with speaking("zh"):
         view = made()
-    with opened(chromium, view) as page:
+    with opened(chromium, view, theme=CHINESE_FONT) as page:
         if name == "quiz":
             page.get_by_role("button", name="a) 甲").click()
             expect(page.get_by_role("status")).to_contain_text("不太对。不是甲。")
