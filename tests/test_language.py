@@ -454,6 +454,7 @@ SEEN = r"""() => [...document.querySelectorAll("section, section *")].flatMap((e
     ...[...each.childNodes].filter((inner) => inner.nodeType === Node.TEXT_NODE).map((text) => text.textContent),
 ]).filter(Boolean).join("\n")"""
 TERMS = {"Top", "top", "Enter", "Shift", "Esc", "Escape", "Ctrl", "Cmd", "Mac", "Tab", "GPU", "CUDA", "GB", "KV"}
+PRODUCTS = {"JupyterLab", "Transformers", "RoPE", "float64", "config", "json", "proj", "default"}
 TERMS |= {"MiniMax", "Text", "bf16", "int8", "fp32", "softmax", "dtype", "exp"}  # names, keys and flags
 
 
@@ -491,7 +492,7 @@ def test_the_playground_is_chinese(chromium, demo_model):  # noqa: F811
         model_words = english_words(repr((state.messages, state.tokens, state.candidates, state.code)))
         assert seen(page, "playground") - model_words <= TERMS
     still = view._repr_mimebundle_()[0]["text/html"]
-    assert english_words(html.unescape(re.sub("<[^>]*>", " ", still))) - model_words <= TERMS | {"JupyterLab"}
+    assert english_words(html.unescape(re.sub("<[^>]*>", " ", still))) - model_words <= TERMS | PRODUCTS
     assert still.startswith('<div lang="zh-CN">')
 
 
@@ -508,8 +509,8 @@ def test_the_pictures_of_all_explorers_are_chinese(demo_model):
         text = html.unescape(re.sub("<[^>]*>", " ", data["text/html"] + view.title + view.hint + view.action))
         text += " ".join(each["label"] for each in view.controls) + data["text/plain"] + state.status
         read = [state.values.get("text", "")] + [tokenizer.decode([token]) for token in range(len(tokenizer))]
-        names = set(REPAIRS) | english_words(repr(state.config(state.off()))) if view is views[3] else set()
-        assert english_words(text) - english_words(" ".join(read)) - names <= TERMS | {"JupyterLab"}
+        keys = english_words(repr((state.config(()), state.config(tuple(REPAIRS))))) if view is views[3] else set()
+        assert english_words(text) - english_words(" ".join(read)) - keys <= TERMS | PRODUCTS
 
 
 @pytest.mark.parametrize("made", [stepper, lambda: quiz("01")], ids=["stepper", "quiz"])
