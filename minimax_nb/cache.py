@@ -27,6 +27,8 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.models.minimax.modeling_minimax import MiniMaxCache, MiniMaxForCausalLM
 
+from .language import mark
+
 # What forward, generate and their outputs call the cache: renamed in Transformers 5.24.
 CACHE_ARGUMENT = "cache" if "cache" in signature(MiniMaxForCausalLM.forward).parameters else "past_key_values"
 
@@ -178,12 +180,12 @@ def reset(self) -> None:
 
 
 _METHODS = {
-    "length": get_seq_length,
-    "mask sizes": get_mask_sizes,
-    "beams": reorder_cache,
-    "repeat": batch_repeat_interleave,
-    "select": batch_select_indices,
-    "reset": reset,
+    mark("length"): get_seq_length,
+    mark("mask sizes"): get_mask_sizes,
+    mark("beams"): reorder_cache,
+    mark("repeat"): batch_repeat_interleave,
+    mark("select"): batch_select_indices,
+    mark("reset"): reset,
 }
 _STOCK = {method.__name__: vars(MiniMaxCache).get(method.__name__) for method in _METHODS.values()}
 

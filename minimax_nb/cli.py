@@ -17,6 +17,7 @@ import typer
 
 from .bench.command import bench
 from .errors import MISTAKES, UsageMistake
+from .language import speaking
 from .serve.command import serve
 from .terminal import Console
 
@@ -34,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     log.propagate = False
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(_without_dash(arguments), standalone_mode=False) or 0
+        with speaking("en"):
+            code = app(_without_dash(arguments), standalone_mode=False) or 0
         return _refuse("interrupted", code) if code == 130 else code
     except typer.TyperException as error:  # what typer says of a wrong command line
         return _refuse(f"{(error.format_message() or 'no command given').rstrip('.')}: see minimax-nb --help")

@@ -21,6 +21,7 @@ from .checkpoint.folder import byte_size, check_tensors, merge, read_config, rea
 from .config import verify_frequencies
 from .dtypes import short_name
 from .keys import refuse_code_keys
+from .language import tr
 from .weights import compare_rows, kind_of_experts, load_model, load_tokenizer
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def load(
         device_map = settled(config, dtype_name, device_map, offload=offload, int8_experts=experts == "int8")
     elif on_gpu:
         device_map = ranks.device()
-    where = f"{where} on {named(device_map, config['num_hidden_layers'])}"
+    where = tr("{dtype} on {device}", dtype=where, device=named(device_map, config["num_hidden_layers"]))
     attention, chosen = _attention(attn_implementation, on_gpu, dtype)
     sizes = Sizes(config["num_attention_heads"] // ranks.size, config["head_dim"], dtype_name)
     backend = choose(lightning, on_gpu, sizes)  # runs the fused kernels once
@@ -127,9 +128,10 @@ def load(
     if ranks.size > 1:
         parallel.split(model, ranks)
     decoded, fast = use_fast_paths(model, on_gpu, decoding)
-    cache = ", ".join(repaired) or "nothing, this version needs none"
-    how = f"{described(backend, fault)}{', int8 experts' if experts == 'int8' else ''}{fast}"
-    line = f"{ranks.described()}{where}, {chosen}, {how}; cache repaired: {cache}{note}"
+    cache = tr(", ").join(map(tr, repaired)) or tr("nothing, this version needs none")
+    how = f"{described(backend, fault)}{tr(', int8 experts') if experts == 'int8' else ''}{fast}"
+    chosen = tr(", ").join((where, chosen, how))
+    line = f"{ranks.described()}{chosen}{tr('; cache repaired: {repairs}', repairs=cache)}{note}"
     model.minimax_nb = Report(dtype_name, attention, backend, decoded, experts, repaired, tested, line)
     if not quiet and ranks.rank == 0:
         print(line)
@@ -163,10 +165,10 @@ def use_fast_paths(model: MiniMaxForCausalLM, on_gpu: bool, decoding: str | None
     """Let a model take our kernels, and decode statically where it may and can: how it decodes, and all in words."""
     from . import decode
 
-    kernels = ", experts and norms by our kernels" if on_gpu and use_kernels(model) else ""
+    kernels = tr(", experts and norms by our kernels") if on_gpu and use_kernels(model) else ""
     unfit = decode.problem(model) if decoding != "plain" else ""
     decoded = decode.use_decoding(model, "plain" if unfit or decoding == "plain" else "static")
-    return decoded, f"{kernels}, {decode.described(decoded, on_gpu, unfit)}"
+    return decoded, f"{kernels}{tr(', ')}{decode.described(decoded, on_gpu, unfit)}"
 
 
 def use_kernels(model: MiniMaxForCausalLM) -> bool:
@@ -204,10 +206,10 @@ def _placement(dtype, device_map) -> tuple:
     gpu = _on_gpu(device_map)
     if device_map == "auto" and not gpu:
         device_map = "cpu"
-    why = " as asked"
+    why = tr(" as asked")
     if dtype is None:
         fits = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-        dtype, why = ("bfloat16", "") if fits else ("float32", " (it has no bf16)" if gpu else "")
+        dtype, why = ("bfloat16", "") if fits else ("float32", tr(" (it has no bf16)") if gpu else "")
     return dtype, device_map, f"{short_name(dtype)}{why}"
 
 
@@ -228,7 +230,7 @@ def _attention(asked: str | None, on_gpu: bool, dtype) -> tuple[str, str]:
             raise RuntimeError(status.advice)
     if asked or not on_gpu:
         return asked or register(), asked or "sdpa"
-    return register(), "sdpa by length (PyTorch's fused kernels; FlashAttention-2 was no faster on an H200)"
+    return register(), tr("sdpa by length (PyTorch's fused kernels; FlashAttention-2 was no faster on an H200)")
 
 
 def self_test(attention: str, lightning: str, device: str, dtype: str) -> tuple[tuple[str, ...], str]:
@@ -245,5 +247,11 @@ def self_test(attention: str, lightning: str, device: str, dtype: str) -> tuple[
             f"Transformers {version} computes this model wrong: on a small one with {attention} and {lightning} "
             f"lightning attention {wrong}. Install the tested version: pip install transformers=={TESTED}"
         ) from wrong
-    said = f"{', '.join(result.compared)} within {result.error:.0e} of the definition on a small model"
-    return result.compared, f"; transformers {version} is not the tested {TESTED}: {said}"
+    said = {"version": version, "tested": TESTED, "compared": tr(", ").join(result.compared)}
+    note = tr(
+        "; transformers {version} is not the tested {tested}: {compared} within {error} of the definition on a small "
+        "model",
+        **said,
+        error=f"{result.error:.0e}",
+    )
+    return result.compared, note

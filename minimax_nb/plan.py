@@ -34,10 +34,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .errors import UsageMistake
+from .language import mark, speaking
 from .planner import words
 from .planner.capacity import DTYPES, GB, RESERVE, Capacity
 
-PARTS = ("weights", "KV cache", "lightning state", "workspace")
+PARTS = (mark("weights"), mark("KV cache"), mark("lightning state"), mark("workspace"))
 MOST_GPUS = 1024
 LONGEST = 131072  # tokens, where a config does not say: max_position_embeddings of Transformers' MiniMaxConfig
 CARDS = (  # GPUs that people have: GB of one, names
@@ -74,7 +75,7 @@ class Plan(NamedTuple):
     context: int
     batch: int
     advice: str  # the cheapest change with which it would fit; nothing if it fits
-    report: str  # all of it in words
+    report: str  # all of it in words, as `minimax-nb plan` prints it
 
     def to_json(self) -> dict:
         """Everything but the report, rounded to a kB."""
@@ -100,6 +101,12 @@ def plan(
     UsageMistake for numbers that no machine has, or that cannot split the model; CheckpointError or ConfigError for a
     folder without a usable config.
     """
+    with speaking("en"):
+        return planned(path, gpus=gpus, gpu_memory=gpu_memory, dtype=dtype, context=context, batch=batch, tp=tp)
+
+
+def planned(path=None, *, gpus, gpu_memory, dtype="bf16", context, batch=1, tp=False) -> Plan:
+    """The same, in the language that is spoken here."""
     config, name, quantised = _native_config(path)
     _check(gpus, gpu_memory, dtype, context, batch, config["max_position_embeddings"])
     if tp:
@@ -117,10 +124,11 @@ def advice_here(config: dict, dtype: str, free: list[int], int8_experts: bool) -
 
     here = Capacity(config, len(free), min(free) + RESERVE, "int8" if int8_experts else "bf16")
     weights = sum(weight.nbytes for weight in skeleton(config, dtype, int8_experts).parameters())
-    advice = words.advice(here, words.USEFUL, 1, in_load=True)
+    with speaking("en"):  # it becomes part of an exception
+        advice, held = words.advice(here, words.USEFUL, 1, in_load=True), words.gpus(len(free))
     if dtype == "float32" and here.fits(words.USEFUL, 1):
         advice = 'Cheapest change: half precision, dtype="float16" or --dtype fp16.'
-    have = f"{words.gpus(len(free))} with {words.size_of(sum(free) / GB)} free"
+    have = f"{held} with {words.size_of(sum(free) / GB)} free"
     return f"{words.size_of(weights / GB)} of weights on {have}. {advice}"
 
 

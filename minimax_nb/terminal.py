@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .errors import UsageMistake
+from .language import columns, padded, tr
 
 SHOWN_FROM = 256 << 20  # bytes: about a second of writing
 PATIENCE = 2.0  # seconds in which nobody wonders
@@ -23,9 +24,9 @@ def byte_progress(total: int) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    columns = ("writing", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("writing", total=total)
+    parts = (tr("writing"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*parts, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(tr("writing"), total=total)
         yield lambda count: progress.advance(task, count)
 
 
@@ -38,8 +39,8 @@ def row_progress(total: int) -> Iterator[Callable[[int, str], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    parts = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*parts, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda done, now: progress.update(task, completed=done, description=now)
 
@@ -56,10 +57,10 @@ def token_progress(total: int) -> Iterator[Callable[[int], None]]:
         nonlocal written
         spent = time.monotonic() - began
         if spent > PATIENCE and done < total:
-            left = spent * (total - done) / done
-            line = f"reading the prompt: {done:,} of {total:,} tokens, about {left:.0f} s left"
-            print("\r" + line.ljust(written), end="", file=stream, flush=True)
-            written = len(line)
+            left = {"done": f"{done:,}", "total": f"{total:,}", "left": f"{spent * (total - done) / done:.0f}"}
+            line = tr("reading the prompt: {done} of {total} tokens, about {left} s left", **left)
+            print("\r" + padded(line, written), end="", file=stream, flush=True)
+            written = columns(line)
 
     watched = stream is not None and (stream.isatty() or type(stream).__module__.startswith("ipykernel"))
     try:

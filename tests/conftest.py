@@ -12,7 +12,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A make that a test starts is not a part of the one that started the tests: as a part it would take over its options,
 # and could print which folder it enters among the lines that the test reads.
-for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
+# A reader's own language is not the tests': they say what they speak.
+for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MINIMAX_NB_LANGUAGE"):
     os.environ.pop(name, None)
 
 
@@ -25,6 +26,8 @@ def process_wide() -> dict:
     if logging := sys.modules.get("transformers.utils.logging"):
         seen["Transformers' verbosity"] = logging.get_verbosity()
         seen["Transformers' progress bars"] = logging.is_progress_bar_enabled()
+    if language := sys.modules.get("minimax_nb.language"):
+        seen["language"] = language.current()
     return seen
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from minimax_nb import notebooks
+from minimax_nb import language, notebooks
 from minimax_nb.notebooks import enter_notebooks_folder
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
@@ -21,6 +21,15 @@ def test_a_copy_of_the_folder_is_left_alone(tmp_path, monkeypatch):
     (tmp_path / "quiz.toml").touch()
     monkeypatch.chdir(tmp_path)
     assert enter_notebooks_folder() == Path.cwd() == tmp_path
+
+
+def test_a_chinese_notebook_goes_to_the_folder_above_and_speaks_chinese(tmp_path, monkeypatch):
+    (tmp_path / "quiz.toml").touch()
+    (tmp_path / "zh").mkdir()
+    monkeypatch.chdir(tmp_path / "zh")
+    monkeypatch.setattr(language, "_used", None)
+    assert enter_notebooks_folder(language="zh") == Path.cwd() == tmp_path
+    assert language.current() == "zh"
 
 
 def test_without_a_clone_it_says_so(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 import pytest
 
+from minimax_nb.language import columns
 from minimax_nb.plots import basics as plots
 
 HEADS = {"original": [(0, 1.0), (1, 0.1), (0, 1.0), (1, 0.1), (0, 0.0), (1, 0.0)], "still": [(0, 0.5), (0, 0.5)]}
@@ -106,7 +107,7 @@ def test_a_character_that_monospace_lacks_is_drawn_by_another_font():
 
 
 def test_chinese_takes_two_columns():
-    assert [plots._columns(text) for text in ("ab", "蛋黄", "Ġ蛋", "½")] == [2, 4, 3, 1]
+    assert [columns(text) for text in ("ab", "蛋黄", "Ġ蛋", "½")] == [2, 4, 3, 1]
 
 
 def test_tokens_begin_a_row_after_a_line_break_and_where_they_would_not_fit():

@@ -6,16 +6,23 @@
 `window.free`, where a test sets it to a promise, is a kernel that is busy until then. Nothing but the page is served.
 """
 
+import importlib.util
 from contextlib import contextmanager
+from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 from test_browser import FLAGS, SLOW
+
+from minimax_nb.plots import fonts
 
 LIGHT = ""
 DARK = """:root {
   --jp-layout-color1: #111; --jp-ui-font-color1: #fff; --jp-ui-font-color2: #ccc; --jp-brand-color1: #42a5f5;
   --jp-border-color0: #9e9e9e; --jp-border-color1: #757575; --jp-border-color2: #616161; background: #111;
 }"""
+# A reader of Chinese has a font for it; a machine that only runs tests takes that of the figures.
+CHINESE = """@font-face { font-family: chinese; src: url("font.otf"); font-display: block; }
+:root { --jp-ui-font-family: chinese, sans-serif; }"""
 PAGE = """\
 <!doctype html><meta charset="utf-8"><title>widget</title><style>STYLES</style>
 <body><div data-mmnb-still="ID">STILL</div><div id="here"></div>EXTRA<script type="module">
@@ -63,7 +70,9 @@ def opened(chromium: str, view, width: int = 1000, theme: str = LIGHT, extra: st
 
     def serve(route):
         name = route.request.url.rpartition("/")[2]
-        if name in files:
+        if name == "font.otf":
+            route.fulfill(path=Path(importlib.util.find_spec(fonts.PACKAGE).origin).with_name(fonts.FILE))
+        elif name in files:
             body, kind = files[name]
             route.fulfill(body=body, content_type=f"{kind}; charset=utf-8")
         else:

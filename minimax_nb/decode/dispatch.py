@@ -16,6 +16,7 @@ from transformers.modeling_outputs import MoeCausalLMOutputWithPast
 from transformers.models.minimax import modeling_minimax as stock
 
 from ..cache import CACHE_ARGUMENT
+from ..language import mark, tr
 from ..lazy import installed
 from ..lightning.boundaries import hand_down
 from ..lightning.layer import LightningAttention
@@ -31,7 +32,7 @@ MIXTURES = (stock.MiniMaxSparseMoeBlock, ParallelMixture)
 KNOWN = {"input_ids", "attention_mask", "position_ids", "cache", "past_key_values", "use_cache", "logits_to_keep"}
 KNOWN |= {"return_dict", "tokenizer"}  # `generate` hands on the tokenizer of stop strings, which no layer reads
 CAPTURING = "transformers.utils.output_capturing"  # its hooks act on calls that ask for outputs of single layers
-COMPILING = "its kernels are compiled at the first token, some seconds once for this machine"
+COMPILING = mark("its kernels are compiled at the first token, some seconds once for this machine")
 
 
 class _Static:
@@ -114,7 +115,8 @@ def forget() -> None:
 def described(mode: str, on_gpu: bool, why: str = "") -> str:
     """The mode in words, for the line that load() prints."""
     why = why or (COMPILING if mode == "static" and on_gpu else "")
-    return f"{mode} decoding" + (f" ({why})" if why else "")
+    said = tr("static decoding") if mode == "static" else tr("plain decoding")
+    return said + (f" ({tr(why)})" if why else "")
 
 
 @contextmanager
@@ -134,18 +136,18 @@ def problem(model: nn.Module) -> str:
     if devices not in ({"cpu"}, {"cuda"}):
         return f"weights are on {' and '.join(sorted(devices))}, and the step knows a CPU or CUDA GPUs"
     if devices == {"cuda"} and not installed("triton"):
-        return "Triton is missing, which the step's kernels are written in"
+        return mark("Triton is missing, which the step's kernels are written in")
     if config.hidden_act != "silu" or getattr(config, "sliding_window", None) is not None:
-        return "the step knows silu and no sliding window"
+        return mark("the step knows silu and no sliding window")
     if config.rope_parameters.get("rope_type") in ("dynamic", "longrope"):
-        return "the rotation depends on the length"
+        return mark("the rotation depends on the length")
     kinds = [_kind(layer) for layer in model.model.layers]
     if None in kinds or type(model.lm_head) not in (nn.Linear, ParallelHead):
-        return "a layer has modules that are not Transformers' own, such as an adapter"
+        return mark("a layer has modules that are not Transformers' own, such as an adapter")
     if not any(issubclass(kind, stock.MiniMaxAttention) for kind in kinds):
-        return "without a softmax layer the cache does not know its length"
+        return mark("without a softmax layer the cache does not know its length")
     if stock.MiniMaxLightningAttention in kinds:
-        return "lightning attention is stock's"
+        return mark("lightning attention is stock's")
     return ""
 
 

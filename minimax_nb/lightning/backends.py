@@ -8,6 +8,7 @@ compiler may be missing, or Triton may not know the GPU. So their kernels are ru
 from functools import cache
 from typing import NamedTuple
 
+from ..language import mark, tr
 from .fused import has_fused
 
 BACKENDS = ("auto", "fused", "torch", "stock")
@@ -39,9 +40,9 @@ def why_not_fused(on_gpu: bool, sizes: Sizes | None = None) -> str:
     import torch
 
     if not (on_gpu and torch.cuda.is_available()):
-        return "they need a CUDA GPU"
+        return mark("they need a CUDA GPU")
     if not has_fused():
-        return "flash-linear-attention is missing, pip install -e '.[fast]'"
+        return mark("flash-linear-attention is missing, pip install -e '.[fast]'")
     return _fault(sizes) if sizes else ""
 
 
@@ -59,6 +60,7 @@ def _fault(sizes: Sizes) -> str:
 
 def described(backend: str, fault: str = "") -> str:
     """The backend in words for the line that load() prints; `fault` is why "fused" was not taken on a GPU."""
-    notes = {"fused": ", fp32 state", "torch": ", fp32 state"}
-    why = f" ({fault})" if fault else ""
-    return f"{backend} lightning attention{notes.get(backend, '')}{why}"
+    said = tr("{backend} lightning attention", backend=backend)
+    if backend in ("fused", "torch"):
+        said = tr("{backend} lightning attention, fp32 state", backend=backend)
+    return said + (f" ({tr(fault)})" if fault else "")

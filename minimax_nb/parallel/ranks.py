@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..errors import UsageMistake
+from ..language import tr
 
 TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # by torchrun
 HOW = "start it as  torchrun --nproc-per-node 2 script.py  with the number of your GPUs"
@@ -32,7 +33,7 @@ class Ranks(NamedTuple):
 
     def described(self) -> str:
         """For the line that load() prints."""
-        return f"rank {self.rank} of {self.size}: " if self.size > 1 else ""
+        return tr("rank {rank} of {size}: ", rank=self.rank, size=self.size) if self.size > 1 else ""
 
     def device(self) -> int:
         """The number of this rank's GPU on its machine, which `start` took."""

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ..errors import UsageMistake
+from ..language import mark
 from ..pieces import CUBLAS, LIMIT, piece_tokens, token_bytes, workspace_bytes
 
 GB = 10**9
@@ -230,12 +231,12 @@ def _by_kind(model, weights: Mapping) -> dict[str, int]:
     found = Counter()
     for name, size in weights.items():
         if ".experts." in name:
-            found["experts"] += size
+            found[mark("experts")] += size
         elif ".self_attn." in name:
             kind = model.config.layer_types[int(name.split(".")[2])]
-            found["lightning attention" if kind == "linear_attention" else "softmax attention"] += size
+            found[mark("lightning attention") if kind == "linear_attention" else mark("softmax attention")] += size
         elif "embed_tokens" in name or "lm_head" in name:
-            found["embedding and head"] += size
+            found[mark("embedding and head")] += size
         else:
-            found["norms and routers"] += size
+            found[mark("norms and routers")] += size
     return dict(found.most_common())

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageMistake
+from ..language import tr
 from ..memory import available_memory
 from ..pieces import token_bytes
 from .layers import cut
@@ -187,12 +188,12 @@ def named(device_map, layers: int) -> str:
     for place in sorted(p for p in places if isinstance(p, str)):
         what = "CPU" if place == "cpu" else place
         if len(places) > 1:
-            what += f" ({by_layer.count(place)} of {layers} layers)"
+            what += tr(" ({count} of {layers} layers)", count=by_layer.count(place), layers=layers)
         elif place == "cpu":
             threads = torch.get_num_threads()
-            what += f" ({threads} thread{'s' if threads > 1 else ''})"
+            what += tr(" ({count} threads)", count=threads) if threads > 1 else tr(" ({count} thread)", count=threads)
         words.append(what)
-    return ", ".join(words)
+    return tr(", ").join(words)
 
 
 def _place(device) -> int | str:

@@ -1,7 +1,7 @@
 """What a plan says in words: the report, why a model does not fit, and the cheapest change with which it would.
 
 `machine` is a Capacity, `found` a minimax_nb.plan.Plan. Advice names flags of `minimax-nb plan`, or with `in_load`
-what `load` takes, which knows no context and no batch.
+what `load` takes, which knows no context and no batch. All of it is in the language that is spoken here.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from ..language import mark, padded, tr
 from .capacity import GB, RESERVE, Capacity
 
 if TYPE_CHECKING:
     from ..plan import Plan
 
-KEPT = "with 1 GB kept for CUDA"
+KEPT = mark("with 1 GB kept for CUDA")
 USEFUL = 1024  # tokens of context; a change that allows fewer is no advice
 
 
@@ -30,17 +31,21 @@ def advice(machine: Capacity, context: int, batch: int, in_load: bool = False) -
     changes = []
     if not in_load and not machine.tp and machine.count > 1 and machine.shares_equally(machine.count):
         if (split := machine.other(tp=True)).fits(context, batch):
-            changes.append(f"--tp (fits, up to {split.longest_context(batch):,} tokens)")
-    int8 = 'int8 experts, load(path, experts="int8") or --experts int8' if in_load else "--dtype int8"
+            changes.append(_fits("--tp", split, batch))
+    int8 = tr('int8 experts, load(path, experts="int8") or --experts int8') if in_load else "--dtype int8"
     if machine.dtype != "int8" and (other := machine.other(dtype="int8")).fits(context, batch):
-        changes.append(f"{int8} (fits, up to {other.longest_context(batch):,} tokens)")
+        changes.append(_fits(int8, other, batch))
     if not in_load and (longest := machine.longest_context(batch)) >= USEFUL:
         changes.append(f"--context {longest}")
     if not in_load and batch > 1 and (most := _largest_batch(machine, context, batch)):
         changes.append(f"--batch {most}")
     if not changes:
         changes = [_more_gpus(machine, context, batch, in_load)]
-    return f"Cheapest change: {'; or '.join(changes)}."
+    return tr("Cheapest change: {changes}.", changes=tr("; or ").join(changes))
+
+
+def _fits(change: str, machine: Capacity, batch: int) -> str:
+    return tr("{change} (fits, up to {tokens} tokens)", change=change, tokens=f"{machine.longest_context(batch):,}")
 
 
 def _largest_batch(machine: Capacity, context: int, batch: int) -> int:
@@ -56,13 +61,13 @@ def _more_gpus(machine: Capacity, context: int, batch: int, in_load: bool) -> st
     other = machine.other(dtype="int8")
     weights = sum(gpu.weights for gpu in other.layout.gpus)
     least = max(machine.count, math.ceil(weights / machine.memory))
-    int8 = "int8 experts" if in_load else "--dtype int8"
-    changes = [(f"{n} such GPUs", {"gpus": n}) for n in _counts(machine, least)]
-    changes += [(f"{gpus(machine.count)} of {gb} GB", {"memory": gb * GB}) for gb in _growing(machine, weights)]
+    int8 = tr("int8 experts") if in_load else "--dtype int8"
+    changes = [(tr("{count} such GPUs", count=n), {"gpus": n}) for n in _counts(machine, least)]
+    changes += [(_of_memory(machine.count, gb), {"memory": gb * GB}) for gb in _growing(machine, weights)]
     for words, change in changes:
         if (larger := other.other(**change)).fits(context, batch):
-            return f"{words} with {int8} (fits, up to {larger.longest_context(batch):,} tokens)"
-    return f"more or larger GPUs, with {int8}"
+            return _fits(tr("{machine} with {int8}", machine=words, int8=int8), larger, batch)
+    return tr("more or larger GPUs, with {int8}", int8=int8)
 
 
 def _counts(machine: Capacity, least: int) -> list[int]:
@@ -82,23 +87,40 @@ def _growing(machine: Capacity, weights: int) -> list[int]:
 
 def lines(found: Plan, name: str) -> list[str]:
     unit, factor = ("GB", 1) if found.weights_gb >= 1 else ("MB", 1000)
-    what = {"int8": "int8 experts, the rest in bf16"}.get(found.dtype, found.dtype)
+    what = tr("int8 experts, the rest in bf16") if found.dtype == "int8" else found.dtype
     large = {kind: size for kind, size in found.weights_by_kind_gb.items() if size > found.weights_gb / 1000}
-    kinds = ", ".join(f"{kind} {factor * size:,.1f}" for kind, size in large.items())
-    reading = f"prompts in pieces of {found.piece_tokens:,} tokens" if found.piece_tokens < found.context else "prompts"
+    kinds = tr(", ").join(f"{tr(kind)} {factor * size:,.1f}" for kind, size in large.items())
+    batch = tr("{context} tokens, batch {batch}", context=f"{found.context:,}", batch=found.batch)
     rows = [
-        ("weights", found.weights_gb, kinds),
-        ("KV cache", found.kv_cache_gb, f"{found.context:,} tokens, batch {found.batch}"),
-        ("lightning state", found.lightning_state_gb, "in fp32, whatever the length"),
-        ("workspace", found.workspace_gb, f"at its most, for {reading} and {found.decoding} decoding"),
-        ("together", found.total_gb, f"of {found.gpus * found.gpu_memory_gb:,.0f} GB"),
+        (tr("weights"), found.weights_gb, kinds),
+        (tr("KV cache"), found.kv_cache_gb, batch),
+        (tr("lightning state"), found.lightning_state_gb, tr("in fp32, whatever the length")),
+        (tr("workspace"), found.workspace_gb, _busiest(found)),
+        (tr("together"), found.total_gb, tr("of {total} GB", total=f"{found.gpus * found.gpu_memory_gb:,.0f}")),
     ]
-    split = ", tensor parallel" if found.tp else ""
-    said = [f"{name}, {what}, on {gpus(found.gpus)} of {found.gpu_memory_gb:g} GB{split}"]
-    said += [f"  {row:16}{factor * size:9,.1f} {unit}   {why}" for row, size, why in rows]
+    title = {"model": name, "dtype": what, "gpus": _of_memory(found.gpus, f"{found.gpu_memory_gb:g}")}
+    said = [tr("{model}, {dtype}, on {gpus}, tensor parallel", **title)]
+    if not found.tp:
+        said = [tr("{model}, {dtype}, on {gpus}", **title)]
+    said += [f"  {padded(row, 16)}{factor * size:9,.1f} {unit}   {why}" for row, size, why in rows]
     held = [f"{factor * size:,.1f} {unit}" for size in found.per_gpu_gb]
-    layers = [f"1/{found.gpus} of {n} layers" if found.tp else f"{n} layers" for n in found.layers_per_gpu]
-    return said + _by_gpu(list(zip(layers, held, strict=True)))
+    return said + _by_gpu(list(zip(_layers(found), held, strict=True)))
+
+
+def _busiest(found: Plan) -> str:
+    """At what the workspace is so large."""
+    reading = tr("prompts in pieces of {tokens} tokens", tokens=f"{found.piece_tokens:,}")
+    if found.piece_tokens >= found.context:
+        reading = tr("prompts")
+    if found.decoding == "static":
+        return tr("at its most, for {reading} and static decoding", reading=reading)
+    return tr("at its most, for {reading} and plain decoding", reading=reading)
+
+
+def _layers(found: Plan) -> list[str]:
+    if found.tp:
+        return [tr("1/{gpus} of {layers} layers", gpus=found.gpus, layers=n) for n in found.layers_per_gpu]
+    return [tr("{layers} layers", layers=n) for n in found.layers_per_gpu]
 
 
 def _by_gpu(held: list[tuple[str, str]]) -> list[str]:
@@ -106,34 +128,42 @@ def _by_gpu(held: list[tuple[str, str]]) -> list[str]:
     groups = {}
     for index, same in enumerate(held):
         groups.setdefault(same, []).append(str(index))
-    return [
-        f"  GPU {', '.join(indexes)}: {layers}, {size}" + (" each" if len(indexes) > 1 else "")
-        for (layers, size), indexes in groups.items()
-    ]
+    lines = []
+    for (layers, size), indexes in groups.items():
+        held = {"gpus": tr(", ").join(indexes), "layers": layers, "size": size}
+        alike = tr("GPU {gpus}: {layers}, {size} each", **held)
+        lines.append("  " + (alike if len(indexes) > 1 else tr("GPU {gpus}: {layers}, {size}", **held)))
+    return lines
 
 
 def verdict(found: Plan, why: str) -> list[str]:
     if not found.fits:
-        return [f"does not fit: {why}. {found.advice}"]
-    longest = f"the longest context that fits: {found.max_context:,} tokens"
+        return [tr("does not fit: {why}. {advice}", why=why, advice=found.advice)]
+    longest = tr("the longest context that fits: {tokens} tokens", tokens=f"{found.max_context:,}")
     if found.max_static_context < found.max_context:
-        longest += f"; static decoding, the faster one, up to {found.max_static_context:,}"
-    return [f"fits: the fullest GPU has {size_of(found.spare_gb)} to spare, {KEPT}", longest]
+        longest += tr("; static decoding, the faster one, up to {tokens}", tokens=f"{found.max_static_context:,}")
+    spare = {"spare": size_of(found.spare_gb), "kept": tr(KEPT)}
+    return [tr("fits: the fullest GPU has {spare} to spare, {kept}", **spare), longest]
 
 
 def reason(machine: Capacity, context: int, batch: int) -> str:
     """Why it does not fit."""
     weights, have = sum(gpu.weights for gpu in machine.layout.gpus) / GB, machine.count * machine.memory / GB
     if weights > have:
-        return f"{size_of(weights, 0)} of weights on {size_of(have, 0)}"
+        return tr("{weights} of weights on {have}", weights=size_of(weights, 0), have=size_of(have, 0))
     if not machine.layout.fits:
-        return f"{size_of(weights, 0)} of weights do not fit in whole layers on {size_of(have, 0)}"
+        sizes = {"weights": size_of(weights, 0), "have": size_of(have, 0)}
+        return tr("{weights} of weights do not fit in whole layers on {have}", **sizes)
     lack = -machine.spare(context, batch, static=False) / GB
-    return f"the fullest GPU lacks {size_of(lack)}, {KEPT}"
+    return tr("the fullest GPU lacks {lack}, {kept}", lack=size_of(lack), kept=tr(KEPT))
 
 
 def gpus(count: int) -> str:
-    return f"{count} GPU{'s' if count > 1 else ''}"
+    return tr("{count} GPUs", count=count) if count > 1 else tr("{count} GPU", count=count)
+
+
+def _of_memory(count: int, gb) -> str:
+    return tr("{gpus} of {memory} GB", gpus=gpus(count), memory=gb)
 
 
 def size_of(gb: float, digits: int = 1) -> str:

@@ -7,8 +7,8 @@ they are returned, so that a notebook shows each once.
     parity({"converted": errors, "only renamed": others}, bound=1e-5)
 """
 
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from math import log10
 
 import matplotlib.pyplot as plt
@@ -18,6 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from tokenizers import decoders
 
+from ..language import columns, tr
+from . import fonts
+
 BLUE, VERMILLION, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"  # told apart without red and green
 STYLES = ((BLUE, "o", "-"), (VERMILLION, "X", "--"), (GREEN, "s", ":"))
 FONT = {"font.size": 12, "axes.titlesize": 13, "axes.spines.top": False, "axes.spines.right": False}
@@ -26,14 +29,14 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # names for th
 
 def memory(tokens: Sequence[int], lines: Mapping[str, Sequence[float]], levels: Mapping[str, float]) -> Figure:
     """Gigabytes against context length, both logarithmic: `lines` grow with `tokens`, `levels` do not."""
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(9, 4.6)
         for (name, values), (colour, marker, dash) in zip(lines.items(), STYLES, strict=False):
             axes.loglog(tokens, values, color=colour, marker=marker, linestyle=dash, linewidth=2, label=name)
         for name, value in levels.items():
             axes.axhline(value, color=GREY, linewidth=1.5, linestyle=(0, (6, 3)))
             axes.text(tokens[0], value * 1.12, name, color=GREY, va="bottom")
-        axes.set(xlabel="tokens in context", ylabel="GB")
+        axes.set(xlabel=tr("tokens in context"), ylabel="GB")
         axes.set_xticks(tokens, [short_count(count) for count in tokens])
         axes.minorticks_off()
         axes.grid(axis="y", alpha=0.3)
@@ -51,7 +54,7 @@ def rotation(heads: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
     speeds = [speed for head in heads.values() for _, speed in head if speed]
     low, high = log10(min(speeds)), log10(max(speeds))
     colours = plt.get_cmap("cividis")
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, (above, below) = new_figure(11, 6.4, rows=2)
         for row, (name, head) in enumerate(heads.items()):
             for dim, (pair, speed) in enumerate(head):
@@ -59,7 +62,7 @@ def rotation(heads: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
                 _box(above, dim, -row, LETTERS[pair % len(LETTERS)], share, colours)
             above.text(-0.6, 0.4 - row, name, ha="right", va="center")
         width = max(map(len, heads.values()))
-        above.set(xlim=(-0.2, width), ylim=(0.9 - len(heads), 1.1), xlabel="dim of the head", yticks=[])
+        above.set(xlim=(-0.2, width), ylim=(0.9 - len(heads), 1.1), xlabel=tr("dim of the head"), yticks=[])
         above.set_xticks([dim + 0.45 for dim in range(0, width, 4)], range(0, width, 4))
         above.spines["left"].set_visible(False)
 
@@ -69,7 +72,7 @@ def rotation(heads: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
             below.semilogy(list(pairs), list(pairs.values()), label=name, **style)
         shown = range(1 + max(pair for head in heads.values() for pair, speed in head if speed))
         below.set_xticks(shown, [LETTERS[pair] for pair in shown])
-        below.set(xlabel="pair", ylabel="radians a token")
+        below.set(xlabel=tr("pair"), ylabel=tr("radians a token"))
         below.grid(axis="y", alpha=0.3)
         below.legend(frameon=False)
     return figure
@@ -77,13 +80,13 @@ def rotation(heads: Mapping[str, Sequence[tuple[int, float]]]) -> Figure:
 
 def parity(errors: Mapping[str, Sequence[float]], bound: float) -> Figure:
     """Relative error of each token's logits, on a logarithmic axis, and the bound that a right model stays under."""
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(9, 4.6)
         for (name, values), (colour, marker, dash) in zip(errors.items(), STYLES, strict=False):
             axes.semilogy(values, color=colour, marker=marker, linestyle=dash, linewidth=1, label=name)
         axes.axhline(bound, color=GREY, linewidth=1.5, linestyle=(0, (6, 3)))
-        axes.text(0, bound * 1.3, f"bound {bound:.0e}", color=GREY, va="bottom")
-        axes.set(xlabel="token", ylabel="relative error of the logits")
+        axes.text(0, bound * 1.3, tr("bound {bound}", bound=f"{bound:.0e}"), color=GREY, va="bottom")
+        axes.set(xlabel=tr("token"), ylabel=tr("relative error of the logits"))
         axes.grid(axis="y", alpha=0.3)
         axes.legend(frameon=False, loc="center right")
     return figure
@@ -95,7 +98,7 @@ def traps(rows: Mapping[str, Mapping[str, float]]) -> Figure:
     `rows` maps a name to {measure: value}, the same measures in each; values above zero, smaller is better.
     """
     measures = list(next(iter(rows.values())))
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, panels = new_panels(11, 1.1 + 0.45 * len(rows), len(measures))
         for axes, measure in zip(panels, measures, strict=True):
             values = [row[measure] for row in rows.values()]
@@ -112,11 +115,11 @@ def traps(rows: Mapping[str, Mapping[str, float]]) -> Figure:
 
 def recall(shares: Mapping[str, Mapping[int, float]]) -> Figure:
     """Share of stated values repeated to the letter, in per cent, against their distance in tokens; a line a model."""
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(8, 3.6)
         for (name, points), style in zip(shares.items(), STYLES, strict=False):
             axes.plot(list(points), list(points.values()), label=name, **line_style(style))
-        axes.set(xlabel="tokens between the statement and the question", ylabel="recalled, %", ylim=(-4, 104))
+        axes.set(xlabel=tr("tokens between the statement and the question"), ylabel=tr("recalled, %"), ylim=(-4, 104))
         axes.set_xticks(list(points))
         axes.grid(axis="y", alpha=0.3)
         axes.legend(frameon=False, loc="center right")
@@ -131,7 +134,7 @@ def next_token(
     `before`, if given, is drawn in every panel as an outline, for comparison. A probability of 0 is written
     "cut".
     """
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, panels = new_panels(11, 1.3 + 0.38 * len(tokens), len(shares))
         for axes, (name, values) in zip(panels, shares.items(), strict=True):
             axes.barh(range(len(tokens)), values, color=BLUE, alpha=0.75)
@@ -139,8 +142,8 @@ def next_token(
                 axes.barh(range(len(tokens)), before, color="none", edgecolor="black", linewidth=1.2)
             for at, value in enumerate(values):
                 right = max(value, before[at] if before else 0)
-                axes.text(right + 0.03, at, f"{value:.3f}" if value else "cut", va="center", fontsize=10)
-            axes.set(title=name, xlim=(0, 1.25), xticks=(0, 0.5, 1), xlabel="probability")
+                axes.text(right + 0.03, at, f"{value:.3f}" if value else tr("cut"), va="center", fontsize=10)
+            axes.set(title=name, xlim=(0, 1.25), xticks=(0, 0.5, 1), xlabel=tr("probability"))
             axes.set_yticks(range(len(tokens)), tokens if axes is figure.axes[0] else [""] * len(tokens))
             axes.invert_yaxis()
     return figure
@@ -159,7 +162,7 @@ def tokens(pieces: Sequence[str], ids: Sequence[int], special: Collection[int], 
     pieces = [piece.translate(numbers).rstrip(" ") for piece in pieces]
     spots = _spots(pieces, ids, width)
     rows = spots[-1][0] + 1
-    with plt.rc_context(FONT | {"font.family": families}):
+    with figure_style({"font.family": families}):
         figure, axes = new_figure(11, 0.55 * rows)
         for piece, number, (row, left, wide) in zip(pieces, ids, spots, strict=True):
             marked = number in special
@@ -171,6 +174,11 @@ def tokens(pieces: Sequence[str], ids: Sequence[int], special: Collection[int], 
         axes.set(xlim=(-0.5, width + 1), ylim=(rows, -0.1))
         axes.axis("off")
     return figure
+
+
+def figure_style(more: Mapping | None = None) -> AbstractContextManager:
+    """What every figure is drawn in: FONT, the font of the current language, and more of matplotlib's settings."""
+    return plt.rc_context(FONT | fonts.settings() | dict(more or {}))
 
 
 def new_figure(width: float, height: float, rows: int = 1):
@@ -217,6 +225,8 @@ def _readable(piece: str) -> str:
 def _families(characters: set[str]) -> tuple[list[str], set[str]]:
     """Font families that draw these, monospace first, and the characters for which there is none."""
     families, missing = ["monospace"], {each for each in characters if not each.isspace()}
+    if any(each > "\u2e80" for each in missing):
+        fonts.packaged()
     first = font_manager.findfont("monospace")
     others = {font.fname: font.name for font in font_manager.fontManager.ttflist if "Last Resort" not in font.name}
     for path, name in {first: "monospace", **others}.items():
@@ -228,16 +238,11 @@ def _families(characters: set[str]) -> tuple[list[str], set[str]]:
     return families, missing
 
 
-def _columns(text: str) -> int:
-    """How wide a text is, in columns of a terminal: Chinese characters take two."""
-    return sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text)
-
-
 def _spots(pieces: Sequence[str], ids: Sequence[int], limit: int) -> list[tuple[int, int, int]]:
     """(row, left edge, width) of each piece, in columns."""
     spots, row, left = [], 0, 0
     for piece, number in zip(pieces, ids, strict=True):
-        wide = max(_columns(piece), len(str(number)))
+        wide = max(columns(piece), len(str(number)))
         if left and left + wide > limit:
             row, left = row + 1, 0
         spots.append((row, left, wide))

@@ -11,15 +11,20 @@ made here.
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .basics import BLUE, FONT, GREEN, GREY, STYLES, VERMILLION, line_style, new_figure, new_panels, short_count
+from ..language import mark, sentences, tr
+from .basics import BLUE, GREEN, GREY, STYLES, VERMILLION, figure_style, line_style, new_figure, new_panels, short_count
 
 LINES = (*STYLES, (GREY, "D", "-."), ("#CC79A7", "v", (0, (1, 3))))
 OWN = {"SDPA": 0, "eager": 1, "FlashAttention-2": 2, "SDPA by length": 3}  # in all figures the same line
-KINDS = {"lightning": (VERMILLION, "//"), "experts": (BLUE, ""), "softmax": (GREEN, ".."), "rest": ("#8A8A8A", "xx")}
-NAMES = {"flash_attention_2": "FlashAttention-2", "sdpa": "SDPA", "sdpa_by_length": "SDPA by length"}
+KINDS = {
+    mark("lightning"): (VERMILLION, "//"),
+    mark("experts"): (BLUE, ""),
+    mark("softmax"): (GREEN, ".."),
+    mark("rest"): ("#8A8A8A", "xx"),
+}
+NAMES = {"flash_attention_2": "FlashAttention-2", "sdpa": "SDPA", "sdpa_by_length": mark("SDPA by length")}
 Rows = Sequence[Mapping]
 
 
@@ -44,17 +49,17 @@ def part(rows: Rows, kind: str) -> list[Mapping]:
 
 def time(rows: Rows, by: str = "attention") -> Figure:
     """Milliseconds against tokens, both logarithmic, bars from the least to the most, and the floor of the fastest."""
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(9, 4.8)
         for name, line, style in _styled(_lines(rows, by)):
             ok = _ok(line)
             below, above = ([abs(row["ms"] - row[end]) for row in ok] for end in ("least_ms", "most_ms"))
             lengths, values = ([row[field] for row in ok] for field in ("length", "ms"))
-            axes.errorbar(lengths, values, [below, above], label=name, capsize=3, **line_style(style))
+            axes.errorbar(lengths, values, [below, above], label=tr(name), capsize=3, **line_style(style))
         floors = _floors(rows)
         dashed = {"color": "black", "linewidth": 1, "linestyle": (0, (6, 3))}
-        axes.plot(list(floors), list(floors.values()), label="floor", **dashed)
-        axes.set(yscale="log", ylabel="milliseconds")
+        axes.plot(list(floors), list(floors.values()), label=tr("floor"), **dashed)
+        axes.set(yscale="log", ylabel=tr("milliseconds"))
         _finish(axes, rows, by)
     return figure
 
@@ -63,13 +68,13 @@ def memory(rows: Rows, by: str = "attention") -> Figure:
     """Gigabytes beyond the weights at the peak, against tokens, both logarithmic. ValueError for rows of a CPU."""
     if not any("extra_gb" in row for row in rows):
         raise ValueError("these rows have no memory: it is measured on GPUs only")
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(9, 4.8)
         for name, line, style in _styled(_lines(rows, by)):
             ok = _ok(line)
             lengths, values = ([row[field] for row in ok] for field in ("length", "extra_gb"))
-            axes.plot(lengths, values, label=name, **line_style(style))
-        axes.set(yscale="log", ylabel="GB beyond the weights")
+            axes.plot(lengths, values, label=tr(name), **line_style(style))
+        axes.set(yscale="log", ylabel=tr("GB beyond the weights"))
         _finish(axes, rows, by)
     return figure
 
@@ -77,13 +82,13 @@ def memory(rows: Rows, by: str = "attention") -> Figure:
 def shares(rows: Rows) -> Figure:
     """A stacked bar a length: which part of the time each kind of layer takes, with the milliseconds above it."""
     ok = _ok(rows)
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, axes = new_figure(9, 4.8)
         bottom = [0.0] * len(ok)
         for kind, (colour, hatch) in KINDS.items():
             parts = [_percent(row)[kind] for row in ok]
             bars = {"color": colour, "hatch": hatch, "edgecolor": "white"}
-            axes.bar(range(len(ok)), parts, bottom=bottom, label=kind, **bars)
+            axes.bar(range(len(ok)), parts, bottom=bottom, label=tr(kind), **bars)
             for at, (part, under) in enumerate(zip(parts, bottom, strict=True)):
                 if part >= 6:
                     style = {"ha": "center", "va": "center", "fontsize": 10}
@@ -93,7 +98,7 @@ def shares(rows: Rows) -> Figure:
         for at, row in enumerate(ok):
             axes.text(at, 102, f"{_figures(row['ms'])} ms", ha="center")
         axes.set_xticks(range(len(ok)), [_short_binary(row["length"]) for row in ok])
-        axes.set(xlabel="tokens", ylabel="share of the time, %", ylim=(0, 112), yticks=range(0, 101, 25))
+        axes.set(xlabel=tr("tokens"), ylabel=tr("share of the time, %"), ylim=(0, 112), yticks=range(0, 101, 25))
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), reverse=True)
     return figure
 
@@ -101,15 +106,15 @@ def shares(rows: Rows) -> Figure:
 def speed_up(rows: Rows, against: Sequence[str] = ("eager", "sdpa"), by: str = "attention") -> Figure:
     """How many times as fast each line is as each of `against`, a panel each; 1 is as fast."""
     lines = _lines(rows, by)
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, panels = new_panels(11, 4.2, len(against))
         for axes, base in zip(panels, against, strict=True):
             for name, line, style in _styled(lines):
                 points = ratios(lines[_name(base)], line)
                 if name != _name(base) and points:
-                    axes.plot(list(points), list(points.values()), label=name, **line_style(style))
+                    axes.plot(list(points), list(points.values()), label=tr(name), **line_style(style))
             axes.axhline(1, color=GREY, linewidth=1.5, linestyle=(0, (6, 3)))
-            axes.set(title=f"against {_name(base)}", ylabel="times as fast")
+            axes.set(title=tr("against {line}", line=tr(_name(base))), ylabel=tr("times as fast"))
             axes.set_ylim(0, 1.15 * max([1.0, *(y for line in axes.lines for y in line.get_ydata())]))
             _finish(axes, rows, by, crosses=False)
     return figure
@@ -125,26 +130,21 @@ def ratios(base: Rows, line: Rows) -> dict[int, float]:
 
 
 def time_text(rows: Rows, by: str = "attention") -> str:
-    return (
-        "Time against length. "
-        + " ".join(f"{name}: {_span(line, 'ms', 'ms')}." for name, line in _lines(rows, by).items())
-        + f" Floor: {_points(_floors(rows), 'ms')}."
-    )
+    floor = tr("Floor: {points}.", points=_points(_floors(rows), "ms"))
+    return sentences(tr("Time against length."), *_said(rows, by, "ms", "ms"), floor)
 
 
 def memory_text(rows: Rows, by: str = "attention") -> str:
-    lines = _lines(rows, by).items()
-    return "Memory beyond the weights against length. " + " ".join(
-        f"{name}: {_span(line, 'extra_gb', 'GB')}." for name, line in lines
-    )
+    return sentences(tr("Memory beyond the weights against length."), *_said(rows, by, "extra_gb", "GB"))
 
 
 def shares_text(rows: Rows) -> str:
     said = []
     for row in _ok(rows):
-        parts = ", ".join(f"{kind} {share:.0f} %" for kind, share in _percent(row).items())
-        said.append(f"{row['length']:,} tokens, {_figures(row['ms'])} ms: {parts}.")
-    return "Shares of the time by kind of layer. " + " ".join(said)
+        parts = ", ".join(f"{tr(kind)} {share:.0f} %" for kind, share in _percent(row).items())
+        found = {"length": f"{row['length']:,}", "ms": _figures(row["ms"]), "parts": parts}
+        said.append(tr("{length} tokens, {ms} ms: {parts}.", **found))
+    return sentences(tr("Shares of the time by kind of layer."), *said)
 
 
 def speed_up_text(rows: Rows, against: Sequence[str] = ("eager", "sdpa"), by: str = "attention") -> str:
@@ -153,11 +153,16 @@ def speed_up_text(rows: Rows, against: Sequence[str] = ("eager", "sdpa"), by: st
         for name, line in lines.items():
             points = ratios(lines[base], line)
             if name != base and points:
-                said.append(f"{name} against {base}: {_points(points, 'times as fast')}.")
-    return "Speed-up against length. " + " ".join(said)
+                found = {"line": name, "base": base, "points": _points(points, tr("times as fast"))}
+                said.append(tr("{line} against {base}: {points}.", **found))
+    return sentences(tr("Speed-up against length."), *said)
 
 
 # Parts
+
+
+def _said(rows: Rows, by: str, field: str, unit: str) -> list[str]:
+    return [f"{name}: {tr('{points}.', points=_span(line, field, unit))}" for name, line in _lines(rows, by).items()]
 
 
 def _lines(rows: Rows, by: str) -> dict[str, list[Mapping]]:
@@ -199,7 +204,7 @@ def _percent(row: Mapping) -> dict[str, float]:
 def _finish(axes, rows: Rows, by: str, crosses: bool = True) -> None:
     """The axis of tokens, the legend, and a cross at the top for what ran out of memory."""
     lengths = sorted({row["length"] for row in rows})
-    axes.set(xscale="log", xlabel="tokens", xlim=(lengths[0] / 1.3, lengths[-1] * 1.3))
+    axes.set(xscale="log", xlabel=tr("tokens"), xlim=(lengths[0] / 1.3, lengths[-1] * 1.3))
     axes.set_xticks(lengths, [_short_binary(length) for length in lengths])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:,g}")
@@ -214,7 +219,7 @@ def _finish(axes, rows: Rows, by: str, crosses: bool = True) -> None:
         height = [0.97 - 0.06 * at] * len(full)
         if full:
             where = axes.get_xaxis_transform()  # tokens across, share of the height up
-            axes.plot(full, height, transform=where, label=f"{name}: out of memory", **style)
+            axes.plot(full, height, transform=where, label=tr("{name}: out of memory", name=tr(name)), **style)
     axes.legend(frameon=False, fontsize=10)
 
 
@@ -222,13 +227,16 @@ def _span(line: Rows, field: str, unit: str) -> str:
     """The figures of a line, and from where on its memory did not suffice."""
     full = [row["length"] for row in line if row["status"] == "out of memory"]
     said = [_points({row["length"]: row[field] for row in _ok(line)}, unit)] if _ok(line) else []
-    return ", ".join([*said, *([f"out of memory from {min(full):,} tokens"] if full else [])])
+    return ", ".join([*said, *([tr("out of memory from {tokens} tokens", tokens=f"{min(full):,}")] if full else [])])
 
 
 def _points(points: Mapping[int, float], unit: str) -> str:
     """First and last of some points."""
-    said = [f"{_figures(value)} {unit} at {length:,} tokens" for length, value in points.items()]
-    return " to ".join(dict.fromkeys((said[0], said[-1])))
+    said = []
+    for length, value in points.items():
+        point = {"value": f"{_figures(value)} {unit}", "length": f"{length:,}"}
+        said.append(tr("{value} at {length} tokens", **point))
+    return tr(" to ").join(dict.fromkeys((said[0], said[-1])))
 
 
 def _figures(value: float) -> str:

@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .basics import BLUE, FONT, GREEN, GREY, VERMILLION, new_panels
+from ..language import mark, tr
+from .basics import BLUE, GREEN, GREY, VERMILLION, figure_style, new_panels
 
 KINDS = {  # colour and hatch of each part of a GPU's memory
-    "weights": (BLUE, ""),
-    "KV cache": (VERMILLION, "///"),
-    "lightning state": ("black", ""),
-    "workspace": (GREEN, ".."),
+    mark("weights"): (BLUE, ""),
+    mark("KV cache"): (VERMILLION, "///"),
+    mark("lightning state"): ("black", ""),
+    mark("workspace"): (GREEN, ".."),
 }
 
 
@@ -23,13 +23,13 @@ def placement(machines: Mapping[str, tuple[float, Sequence[Mapping[str, float]]]
     longest = max(sum(parts.values()) for _, gpus in machines.values() for parts in gpus)
     longest = max(longest, *(memory for memory, _ in machines.values()))
     rows = max(len(gpus) for _, gpus in machines.values())
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, panels = new_panels(13, 1.9 + 0.32 * rows, len(machines))
         for panel, (name, (memory, gpus)) in zip(panels, machines.items(), strict=True):
             start = [0.0] * len(gpus)
             for kind, (colour, hatch) in KINDS.items():
                 sizes = [parts[kind] for parts in gpus]
-                label = kind if panel is panels[0] else None
+                label = tr(kind) if panel is panels[0] else None
                 style = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
                 panel.barh(range(len(gpus)), sizes, 0.7, start, label=label, **style)
                 start = [a + b for a, b in zip(start, sizes, strict=True)]
@@ -46,7 +46,7 @@ def turns(ways: Mapping[str, Sequence[Sequence[tuple[float, float]]]], unit: str
     `ways` maps a name to the spans of each GPU, as (start, length) in `unit`.
     """
     end = max(start + length for gpus in ways.values() for spans in gpus for start, length in spans)
-    with plt.rc_context(FONT):
+    with figure_style():
         figure, panels = new_panels(12, 3.6, len(ways))
         styles = ({"facecolor": BLUE}, {"facecolor": GREEN, "hatch": "..", "edgecolor": "white"})
         for panel, (name, gpus), style in zip(panels, ways.items(), styles, strict=False):

@@ -1,6 +1,6 @@
 """A value that a reader sets on a page: what it is called, what it may be, and why another is refused.
 
-side = Control("side", "Side", 3, low=1, high=9)
+side = Control("side", mark("Side"), 3, low=1, high=9)
 side.problem(10)                                    # "Side is 10: give a whole number from 1 to 9"
 side.problem(4.0), side.taken(4.0)                  # "", 4
 """
@@ -8,6 +8,8 @@ side.problem(4.0), side.taken(4.0)                  # "", 4
 import re
 import reprlib
 from typing import NamedTuple
+
+from ..language import tr
 
 SLIDER_STEPS = 200  # a slider with more positions than this could not be set by hand
 COUNTABLE = 2**53  # JavaScript, which runs the page, holds whole numbers exactly up to here
@@ -18,7 +20,8 @@ class Control(NamedTuple):
 
     a bool is a switch, a text a text field, one of `options` a list, and a number is a slider where it has
     few positions and a field else. A number needs both ends, `low` and `high`. With `optional` the field may
-    be left empty, and the value is None then.
+    be left empty, and the value is None then. `label` and `options` are English; `drawn`, `problem` and `shown`
+    say them in the language of the reader.
     """
 
     name: str
@@ -47,18 +50,31 @@ class Control(NamedTuple):
 
     def problem(self, value) -> str:
         """Why `value` is refused; empty if it is not."""
-        name = self.label.partition(" (")[0]
+        name = re.split(r" \(|（", tr(self.label))[0]
         if self.kind in ("slider", "number"):
             if (self.optional and value is None) or self._fits(value):
                 return ""
-            what = "whole number" if self.whole else "number"
-            given = "empty" if value is None else quoted(value)
-            return f"{name} is {given}: give a {what} from {self.low:,} to {self.high:,}"
+            given = {"name": name, "value": tr("empty") if value is None else quoted(value)}
+            given |= {"low": f"{self.low:,}", "high": f"{self.high:,}"}
+            if self.whole:
+                return tr("{name} is {value}: give a whole number from {low} to {high}", **given)
+            return tr("{name} is {value}: give a number from {low} to {high}", **given)
         if not isinstance(value, type(self.start)) or (self.options and value not in self.options):
-            return f"{name} cannot be {quoted(value)}"
+            return tr("{name} cannot be {value}", name=name, value=quoted(value))
         if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
-            return f"{name} holds half of a character, which cannot be read: type it again"
+            return tr("{name} holds half of a character, which cannot be read: type it again", name=name)
         return ""
+
+    def drawn(self) -> dict:
+        """What a page needs to draw it."""
+        said = {"label": tr(self.label), "labels": [tr(option) for option in self.options]}
+        return self._asdict() | {"kind": self.kind} | said
+
+    def shown(self, value) -> str:
+        """Its value in a still picture."""
+        if isinstance(value, bool):
+            return tr("on") if value else tr("off")
+        return tr(value) if self.options else str(value)
 
     def taken(self, value):
         """A value without a problem, in the type that it is used as: a page has one kind of number, Python two."""
@@ -80,4 +96,4 @@ def quoted(value) -> str:
     try:
         return reprlib.repr(value)
     except ValueError:  # Python writes out no whole number of thousands of digits
-        return "too long a number"
+        return tr("too long a number")

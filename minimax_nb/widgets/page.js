@@ -18,6 +18,13 @@ function enable(each, on) {
   each.setAttribute("aria-disabled", !on);
 }
 
+// What a page says in the language of its widget. Each text is written as one string, because page.py looks for it so.
+function speaker(model) {
+  const words = model.get("words");
+  const value = (values) => (whole, name) => values[name];
+  return (text, values = {}) => (words[text] ?? text).replace(/\{(\w+)\}/g, value(values));
+}
+
 // Ties a field to a value of the kernel's. `follow` takes that value where it has changed there and is not the answer to
 // what the field has sent itself; otherwise what is being typed meanwhile would be undone. `again` takes it always.
 function tied(input, read, write, change) {
@@ -36,12 +43,12 @@ function tied(input, read, write, change) {
 }
 
 // A labelled input for one Control of controls.py.
-function control({ name, label, kind, low, high, step, options }, change) {
+function control({ name, label, kind, low, high, step, options, labels }, change) {
   const types = { slider: "range", number: "number", switch: "checkbox", text: "text" };
   const numeric = kind === "slider" || kind === "number";
   const limits = numeric ? { min: low, max: high, step } : {};
   const input = kind === "list" ? node("select", { name }) : node("input", { type: types[kind], name, ...limits });
-  if (kind === "list") input.append(...options.map((option) => node("option", { value: option }, option)));
+  if (kind === "list") input.append(...options.map((value, at) => node("option", { value }, labels[at])));
   const figure = node("span", { "aria-hidden": "true", class: "mmnb-value" }); // a slider reads its value out itself
   const figures = () => (figure.textContent = input.value);
   input.addEventListener("input", figures);
@@ -67,7 +74,8 @@ function control({ name, label, kind, low, high, step, options }, change) {
 // the kernel does not answer: a slider moves at once, and without the line its picture would seem to be wrong.
 function asker(model) {
   const late = node("p", { class: "mmnb-late", "aria-live": "polite" });
-  const words = "The kernel is busy, and this waits for it. If it has ended, run the cell or load the page again.";
+  const tr = speaker(model);
+  const words = tr("The kernel is busy, and this waits for it. If it has ended, run the cell or load the page again.");
   const waiting = [];
   let timer; // set while something is asked and not heard
 
@@ -105,6 +113,8 @@ function show({ model, el }, root, { ask, end }, draw) {
   // A page of a saved notebook has no kernel behind it. There the still picture says more.
   if (document.querySelector('script[type="application/vnd.jupyter.widget-state+json"]')) return end;
   el.append(node("style", {}, `[data-mmnb-still="${model.get("still")}"] { display: none; }`), root);
+
+  root.lang = model.get("language");
 
   // Else arrow keys, Enter and others would be JupyterLab's commands: it asks the focused element itself.
   for (const each of [root, ...root.querySelectorAll("*")]) each.dataset.lmSuppressShortcuts = "true";

@@ -12,7 +12,12 @@ And work that was dropped, by a reset or by a new chat, changes nothing any more
 
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import NamedTuple
+
+from ..language import current, speaking, tr
+
+READY, DONE, ERROR, OTHER = "ready", "done", "error", "other"  # kinds of status
 
 
 class Job(NamedTuple):
@@ -22,17 +27,36 @@ class Job(NamedTuple):
     stop: threading.Event
 
 
+class SpokenLock:
+    """A lock that a thread may take again, and whose holder speaks one language, whoever it is."""
+
+    def __init__(self, language: str):
+        self._lock, self._language = threading.RLock(), language
+        self._held: list[AbstractContextManager] = []
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._held.append(speaking(self._language))
+        self._held[-1].__enter__()
+
+    def __exit__(self, *problem) -> None:
+        self._held.pop().__exit__(*problem)
+        self._lock.release()
+
+
 class Worker:
     """State with a `status` and at most one piece of work at a time.
 
     `changed` is called after each change, from any thread. The lock is held meanwhile, so calls never
-    overlap.
+    overlap. All of it speaks the language in which it was made, in threads and after a change of language too.
+    `kind` says of what kind the status is, because its words depend on the language.
     """
 
     def __init__(self):
-        self._lock = threading.RLock()
+        self.language = current()
+        self._lock = SpokenLock(self.language)
         self._job: Job | None = None
-        self.status = ""
+        self.status, self.kind = "", OTHER
         self.changed: Callable[[], None] = lambda: None
 
     @property
@@ -44,7 +68,7 @@ class Worker:
         with self._lock:
             if self._job:
                 self._job.stop.set()
-                self._say("stopping...")
+                self._say(tr("stopping..."))
 
     def wait(self, timeout: float | None = None) -> None:
         """Until the work has ended, or `timeout` seconds have passed."""
@@ -54,7 +78,7 @@ class Worker:
     def refuse(self, why: str) -> None:
         """Say in the status why something was not done."""
         with self._lock:
-            self._say(why if why.startswith("error: ") else f"error: {why}")
+            self._say(tr("error: {why}", why=why), ERROR)
 
     def _begin(
         self,
@@ -81,11 +105,12 @@ class Worker:
     def _run(self, work, stop, each, end) -> None:
         problem = None
         try:
-            for step in work(stop):
-                with self._lock:
-                    if self._dropped(stop):
-                        return
-                    each(step)
+            with speaking(self.language):
+                for step in work(stop):
+                    with self._lock:
+                        if self._dropped(stop):
+                            return
+                        each(step)
         except Exception as error:  # the reader is told: what a thread raises, nobody would see
             problem = error
         with self._lock:
@@ -97,13 +122,13 @@ class Worker:
         """Whether the work with this `stop` is no longer the current one."""
         return self._job is None or self._job.stop is not stop
 
-    def _say(self, status: str) -> None:
+    def _say(self, status: str, kind: str = OTHER) -> None:
         self.status = status.encode("utf-8", "replace").decode()  # half a character could not be sent to the page
+        self.kind = kind
         self.changed()
 
 
 def in_a_line(error: Exception) -> str:
-    """An exception as a status. The kind is left out for a ValueError: those are written to be read."""
+    """An exception for a status. Its type is left out for a ValueError: those are written to be read."""
     first_line = str(error).strip().partition("\n")[0]
-    kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-    return f"error: {kind}{first_line}"
+    return first_line if isinstance(error, ValueError) else f"{type(error).__name__}: {first_line}"

@@ -45,14 +45,16 @@ def planner():
 def quiz(number: str):
     """The questions on notebook `number`, from the quiz.toml beside it. Each choice is explained at once.
 
+    In Chinese they are those of quiz.zh.toml; without that file they stay English, and a line says so.
     FileNotFoundError if that file is not in the folder in which this runs, KeyError if it does not know the
     notebook.
     """
     from pathlib import Path
 
-    from .quiz import Quiz, read
+    from .quiz import Quiz, read, spoken
 
-    return _widget(Quiz(number, read(number, Path("quiz.toml"))))
+    file = spoken(Path("quiz.toml"))
+    return _widget(Quiz(number, read(number, file), file.name))
 
 
 def config_explorer(source, folder):

@@ -29,19 +29,18 @@ from ...checkpoint.folder import read_json
 from ...config import MARKER, patch_config
 from ...demo.card import surprises
 from ...diff import NAMES, differences, shown
+from ...language import mark, tr
 from ...terminal import quiet_transformers
 from ..controls import Control
 from ..markup import table
 from .explorer import Explorer
 
-TEXTS = 4  # held-out conversations for the perplexity
+TEXTS = 4  # held-out conversations for the perplexity; the hint names their number
 LONGEST = 40  # tokens of a reply
 CHAT = "My order number is 845921.", "Good, I will remember that.", "What is my order number?"
 REPLY = "Your order number is 845921."
-ROWS, END = "rows of q_proj and k_proj", "generation_config.json, eos_token_id"  # repairs outside config.json
-DIFF = "converted folder", "these switches", "Transformers takes"
-SAME = "Nothing differs: this is the converted folder."
-RESULTS = "repairs", "logits off by", "perplexity", f"reply to: {CHAT[-1]}"
+DIFF = mark("converted folder"), mark("these switches"), mark("Transformers takes")
+RESULTS = mark("repairs"), mark("logits off by"), mark("perplexity"), mark("reply to: {question}")
 _LOADING = threading.Lock()  # loading changes what the whole process shares: Transformers' verbosity, random numbers
 
 
@@ -53,31 +52,40 @@ class Repair(NamedTuple):
     lack: str
 
 
-def _factors(kind: str, layers: str) -> Repair:
-    keys = f"{kind}_alpha_factor", f"{kind}_beta_factor"
-    return Repair(
-        f"{kind} factors",
-        keys,
-        f"The stream is not scaled up before the output of the {layers} is added, as it was in training.",
-    )
+def _factors(kind: str, label: str, lack: str) -> Repair:
+    return Repair(label, (f"{kind}_alpha_factor", f"{kind}_beta_factor"), lack)
 
 
 REPAIRS = {
     "layer_types": Repair(
         "layer_types",
         ("layer_types",),
-        "Layers of the two kinds alternate. A layer of the wrong kind finds no weights and gets random ones.",
+        mark("Layers of the two kinds alternate. A layer of the wrong kind finds no weights and gets random ones."),
     ),
-    "full_attn": _factors("full_attn", "softmax layers"),
-    "linear_attn": _factors("linear_attn", "lightning layers"),
-    "mlp": _factors("mlp", "experts"),
+    "full_attn": _factors(
+        "full_attn",
+        mark("full_attn factors"),
+        mark("The stream is not scaled up before the output of the softmax layers is added, as it was in training."),
+    ),
+    "linear_attn": _factors(
+        "linear_attn",
+        mark("linear_attn factors"),
+        mark("The stream is not scaled up before the output of the lightning layers is added, as it was in training."),
+    ),
+    "mlp": _factors(
+        "mlp",
+        mark("mlp factors"),
+        mark("The stream is not scaled up before the output of the experts is added, as it was in training."),
+    ),
     "rope_parameters": Repair(
         "rope_parameters",
         ("rope_parameters",),
-        "All dims of a head turn, not only the first ones, and at other speeds (full RoPE).",
+        mark("All dims of a head turn, not only the first ones, and at other speeds (full RoPE)."),
     ),
-    "rows": Repair("rows of q and k", (), "Two dims that turn together do not lie where Transformers looks for them."),
-    "eos": Repair("eos_token_id", (), "Nothing tells Transformers where a reply ends."),
+    "rows": Repair(
+        mark("rows of q and k"), (), mark("Two dims that turn together do not lie where Transformers looks for them.")
+    ),
+    "eos": Repair("eos_token_id", (), mark("Nothing tells Transformers where a reply ends.")),
 }
 
 
@@ -96,12 +104,12 @@ class Measured(NamedTuple):
 class ConfigExplorer(Explorer):
     """`measured` maps the tuple of the repairs that were off to what was measured then."""
 
-    title = "Half-converted configs"
-    action = "Measure"
-    hint = (
+    title = mark("Half-converted configs")
+    action = mark("Measure")
+    hint = mark(
         "A switch that is on is a repair that is done. Measure takes some seconds: it compares logits with "
-        f"float64, takes the perplexity of {TEXTS} texts and asks for a reply. Escape stops it. Other cells can "
-        "run meanwhile."
+        "float64, takes the perplexity of 4 texts and asks for a reply. Escape stops it. Other cells can run "
+        "meanwhile."
     )
     controls = tuple(
         Control(name, repair.label, name not in ("rope_parameters", "rows")) for name, repair in REPAIRS.items()
@@ -143,22 +151,22 @@ class ConfigExplorer(Explorer):
         for off in dict.fromkeys([(), chosen]):  # the right one first, to compare with
             if off not in known:
                 for step in self._measure(off):
-                    yield f"{_title(off)}: {step}" if isinstance(step, str) else (off, step)
+                    yield tr("{what}: {step}", what=_title(off), step=step) if isinstance(step, str) else (off, step)
 
     def keep(self, result) -> None:
         off, measured = result
         self.measured = self.measured | {off: measured}
 
     def _measure(self, off: tuple[str, ...]) -> Iterator:
-        yield "reading the weights"
+        yield tr("reading the weights")
         model = self.model(off)
-        yield "logits, against a float64 computation that takes a while at first"
+        yield tr("logits, against a float64 computation that takes a while at first")
         error = self._error(model)
         total = count = 0
         for at, (surprise, tokens) in enumerate(surprises(model, self._tokenizer, TEXTS), 1):
-            yield f"perplexity, {at} of {TEXTS} texts"
+            yield tr("perplexity, {at} of {total} texts", at=at, total=TEXTS)
             total, count = total + surprise, count + tokens
-        yield "a reply"
+        yield tr("a reply")
         yield Measured(error, exp(total / count), self._reply(model))
 
     @torch.inference_mode()
@@ -189,24 +197,26 @@ class ConfigExplorer(Explorer):
 
     def summary(self) -> str:
         off = self.off()
-        return f"{_title(off)}: " + ("measured" if off in self.measured else "not measured yet")
+        if off in self.measured:
+            return tr("{what}: measured", what=_title(off))
+        return tr("{what}: not measured yet", what=_title(off))
 
     def draw(self) -> str:
         diff, results, lacks = self._diff(self.off()), self._results(), _lacks(self.off())
-        parts = [f"<p>{SAME}</p>"]
+        parts = [f"<p>{tr('Nothing differs: this is the converted folder.')}</p>"]
         if diff:
             items = "".join(f"<li>{escape(line)}</li>" for line in lacks)
-            parts = [table(DIFF, diff, "What differs", prose=True), f"<ul>{items}</ul>"]
+            parts = [table(_said(DIFF), diff, tr("What differs"), prose=True), f"<ul>{items}</ul>"]
         if results:
-            parts.append(table(RESULTS, results, "Measured so far", prose=True))
+            parts.append(table(_said(RESULTS), results, tr("Measured so far"), prose=True))
         else:
-            parts.append("<p>Nothing is measured yet.</p>")
+            parts.append(f"<p>{tr('Nothing is measured yet.')}</p>")
         return "".join(parts)
 
     def describe(self) -> str:
         rows = []
         for head, body in ((DIFF, self._diff(self.off())), (RESULTS, self._results())):
-            rows += [head, *body] if body else []
+            rows += [_said(head), *body] if body else []
         return "\n".join([*_lacks(self.off()), *(" | ".join(row).replace("\n", " ") for row in rows)])
 
     def _results(self) -> list[list[str]]:
@@ -214,19 +224,32 @@ class ConfigExplorer(Explorer):
 
     def _diff(self, off: tuple[str, ...]) -> list[list[str]]:
         """A row for each difference: the value converted, the value here, and what Transformers makes of it."""
-        here, right = self.config(off), {ROWS: "in Transformers' order", END: self._eos}
-        left = {ROWS: "as in the original" if "rows" in off else right[ROWS], END: None if "eos" in off else self._eos}
+        rows, end = (
+            tr("rows of q_proj and k_proj"),
+            "generation_config.json, eos_token_id",
+        )  # repairs outside config.json
+        here, right = self.config(off), {rows: tr("in Transformers' order"), end: self._eos}
+        left = {
+            rows: tr("as in the original") if "rows" in off else right[rows],
+            end: None if "eos" in off else self._eos,
+        }
         taken = MiniMaxConfig(**here).to_dict() | left
-        rows = differences(here | left, self._native | right)
-        return [[shown(row.after), shown(row.before), *(_taken(taken[key]) for key in row.after)] for row in rows]
+        found = differences(here | left, self._native | right)
+        return [[shown(row.after), shown(row.before), *(_taken(taken[key]) for key in row.after)] for row in found]
 
 
 def _title(off: tuple[str, ...]) -> str:
-    return "without " + ", ".join(REPAIRS[name].label for name in off) if off else "all on"
+    if not off:
+        return tr("all on")
+    return tr("without {repairs}", repairs=tr(", ").join(tr(REPAIRS[name].label) for name in off))
 
 
 def _lacks(off: tuple[str, ...]) -> list[str]:
-    return [f"{REPAIRS[name].label}: {REPAIRS[name].lack}" for name in off]
+    return [tr("{name}: {value}", name=tr(REPAIRS[name].label), value=tr(REPAIRS[name].lack)) for name in off]
+
+
+def _said(head: tuple[str, ...]) -> list[str]:
+    return [tr(name, question=CHAT[-1]) for name in head]
 
 
 def _taken(value) -> str:

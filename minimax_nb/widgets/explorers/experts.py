@@ -20,6 +20,7 @@ from html import escape
 from transformers.models.minimax.modeling_minimax import MiniMaxTopKRouter
 
 from ...chat import Chat
+from ...language import mark, sentences, tr
 from ..controls import Control
 from ..hooks import watched
 from ..markup import bar
@@ -45,9 +46,9 @@ class Record:
 
 
 class Experts(Explorer):
-    title = "Which experts wrote it"
-    action = "Reply"
-    hint = (
+    title = mark("Which experts wrote it")
+    action = mark("Reply")
+    hint = mark(
         "Under each token stand its experts and their weights. The colour is that of the first expert. "
         "Escape stops a reply."
     )
@@ -57,8 +58,8 @@ class Experts(Explorer):
         layers = len(self._routers)
         self.experts, self.top_k = self._routers[0].num_experts, self._routers[0].top_k
         self.controls = (
-            Control("message", "Message", message),
-            Control("layer", "Layer", layers // 2, low=0, high=layers - 1),
+            Control("message", mark("Message"), message),
+            Control("layer", mark("Layer"), layers // 2, low=0, high=layers - 1),
         )
         super().__init__()
 
@@ -66,7 +67,8 @@ class Experts(Explorer):
         self.record = Record(len(self._routers))
 
     def summary(self) -> str:
-        return self._sentences()[0].partition(", expert")[0] if self.record.whole() else super().summary()
+        layer, whole = self.values["layer"], self.record.whole()
+        return _most(tr("Layer {layer}", layer=layer), self.chosen(layer), whole) if whole else ""
 
     def run(self) -> Iterator:
         chat, message, record = Chat(self._model, self._tokenizer), self.values["message"], Record(len(self._routers))
@@ -75,7 +77,7 @@ class Experts(Explorer):
             for count, _ in enumerate(reply):
                 if count == 0:
                     yield record  # it goes on growing, so what is drawn later has the rest
-                yield f"writing: {record.whole()} tokens read"
+                yield tr("writing: {count} tokens read", count=record.whole())
 
     def keep(self, result: Record) -> None:
         self.record = result
@@ -92,15 +94,14 @@ class Experts(Explorer):
             return f"<p>{escape(self.describe())}</p>"
         tokens, choices = self._last_tokens()
         colours = [f"hsla({360 * choice[0][0] // self.experts},70%,50%,0.3)" for choice in choices]
-        sentences = "".join(f"<p>{escape(line)}</p>" for line in self._sentences())
-        return sentences + self._balance() + noted(tokens, list(map(_note, choices)), colours)
+        said = "".join(f"<p>{escape(line)}</p>" for line in self._sentences())
+        return said + self._balance() + noted(tokens, list(map(_note, choices)), colours)
 
     def describe(self) -> str:
         if not self.record.whole():
-            return (
-                "The model has read nothing yet: press Reply. "
-                f"In each layer a token goes through {self.top_k} of {self.experts} experts."
-            )
+            nothing = tr("The model has read nothing yet: press Reply.")
+            counts = {"top_k": self.top_k, "experts": self.experts}
+            return sentences(nothing, tr("In each layer a token goes through {top_k} of {experts} experts.", **counts))
         tokens, choices = self._last_tokens()
         return "\n".join([*self._sentences(), read_out(tokens, list(map(_note, choices)))])
 
@@ -111,22 +112,26 @@ class Experts(Explorer):
 
     def _sentences(self) -> list[str]:
         layer, layers, whole = self.values["layer"], len(self._routers), self.record.whole()
-        even = percent(self.top_k / self.experts)
-        cut = f" Of {whole:,} tokens the last {MOST} are shown." if whole > MOST else ""
+        counts = {"top_k": self.top_k, "experts": self.experts, "share": percent(self.top_k / self.experts)}
+        even = tr("Each token takes {top_k} of {experts} experts, so {share} each would be even.", **counts)
+        cut = tr("Of {whole} tokens the last {most} are shown.", whole=f"{whole:,}", most=MOST) if whole > MOST else ""
         return [
-            _extremes(f"Layer {layer}", self.chosen(layer), whole),
-            _extremes(f"All {layers} layers", self.chosen(), whole * layers),
-            f"Each token takes {self.top_k} of {self.experts} experts, so {even} each would be even.{cut}",
+            _extremes(tr("Layer {layer}", layer=layer), self.chosen(layer), whole),
+            _extremes(tr("All {layers} layers", layers=layers), self.chosen(), whole * layers),
+            sentences(even, cut),
         ]
 
     def _balance(self) -> str:
         """A table with a row for each expert: bar, count and share, in the chosen layer and in all layers."""
         layer, whole = self.values["layer"], self.record.whole()
         sides = [(self.chosen(layer), whole), (self.chosen(), whole * len(self._routers))]
-        heads = (f"layer {layer}", f"all {len(self._routers)} layers")
+        heads = (tr("layer {layer}", layer=layer), tr("all {layers} layers", layers=len(self._routers)))
         top = "".join(f'<th scope="col" colspan="2">{head}</th>' for head in heads)
-        rows = [(f"expert {each}", [(counts[each], total) for counts, total in sides]) for each in range(self.experts)]
-        rows.append(("even", [(total * self.top_k / self.experts, total) for _, total in sides]))
+        rows = [
+            (tr("expert {number}", number=each), [(counts[each], total) for counts, total in sides])
+            for each in range(self.experts)
+        ]
+        rows.append((tr("even"), [(total * self.top_k / self.experts, total) for _, total in sides]))
         most = max(count / total for _, cells in rows for count, total in cells)
         body = "".join(_row(*row, most) for row in rows)
         head = f"<thead><tr><td></td>{top}</tr></thead>"
@@ -157,12 +162,22 @@ def recorded(model, record: Record) -> AbstractContextManager:
 
 
 def _extremes(where: str, counts: list[int], total: int) -> str:
-    least, most = min(counts), max(counts)
-    if least == most:
-        return f"{where}: all experts alike, {most} of {total:,} times."
-    first, last = counts.index(most), counts.index(least)
-    times = f"{most:,} of {total:,} times ({percent(most / total)})"
-    return f"{where}: expert {first} most, {times}, expert {last} least, {least:,} ({percent(least / total)})."
+    """How often the expert that was chosen most, and the one that was chosen least."""
+    least = min(counts)
+    if least == max(counts):
+        return tr("{first}.", first=_most(where, counts, total))
+    last = {"last": counts.index(least), "count": f"{least:,}", "share": percent(least / total)}
+    first = _most(where, counts, total)
+    return tr("{first}, expert {last} least, {count} ({share}).", first=first, **last)
+
+
+def _most(where: str, counts: list[int], total: int) -> str:
+    most = max(counts)
+    found = {"where": where, "count": f"{most:,}", "total": f"{total:,}"}
+    if most == min(counts):
+        return tr("{where}: all experts alike, {count} of {total} times", **found)
+    found |= {"expert": counts.index(most), "share": percent(most / total)}
+    return tr("{where}: expert {expert} most, {count} of {total} times ({share})", **found)
 
 
 def _row(name: str, cells: list[tuple[float, int]], most: float) -> str:

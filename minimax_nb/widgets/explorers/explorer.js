@@ -5,17 +5,18 @@
 function render({ model, el }) {
   const asking = asker(model);
   const { ask, waits, late } = asking;
+  const tr = speaker(model);
 
   const set = (name, value) => ask("set", { name, value });
   const controls = model.get("controls").map((each) => control(each, set));
   const start = button(model.get("action"), () => ask("start"));
-  const stop = button("Stop", () => ask("stop"));
-  const reset = button("Reset", () => {
+  const stop = button(tr("Stop"), () => ask("stop"));
+  const reset = button(tr("Reset"), () => {
     ask("reset");
     controls.forEach((each) => each.again(model.get("values")[each.name]));
   });
   const status = node("p", { role: "status", class: "mmnb-status" });
-  const picture = node("div", { class: "mmnb-picture", role: "group", "aria-label": "Picture", tabindex: "-1" });
+  const picture = node("div", { class: "mmnb-picture", role: "group", "aria-label": tr("Picture"), tabindex: "-1" });
   const root = node(
     "section",
     { class: "mmnb-widget mmnb-explorer", "aria-label": model.get("title") },

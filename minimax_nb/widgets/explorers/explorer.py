@@ -1,13 +1,13 @@
 """What explorers share: values that a reader sets, a picture that follows from them, and slow work beside it.
 
     class Squares(Explorer):
-        title, controls = "Squares", (Control("side", "Side", 3, low=1, high=9),)
+        title, controls = mark("Squares"), (Control("side", mark("Side"), 3, low=1, high=9),)
 
         def draw(self):
             return f"<p>{self.values['side'] ** 2}</p>"
 
         def describe(self):
-            return f"A square of {self.values['side'] ** 2}."
+            return tr("A square of {area}.", area=self.values["side"] ** 2)
 
 `draw` and `describe` say the same, one in HTML and one in plain text. Both run at every change, while the
 reader waits, so they must be fast. What takes longer than a tenth of a second belongs into `run`, which a
@@ -19,8 +19,9 @@ are thrown away.
 from collections.abc import Iterator
 from threading import Event
 
+from ...language import tr
 from ..controls import Control, quoted
-from ..worker import Worker, in_a_line
+from ..worker import DONE, ERROR, OTHER, READY, Worker, in_a_line
 
 
 class Explorer(Worker):
@@ -46,8 +47,8 @@ class Explorer(Worker):
         raise NotImplementedError
 
     def summary(self) -> str:
-        """The status after a change: one short line, which screen readers read out."""
-        return "ready"
+        """The status after a change: one short line, which screen readers read out; "" for nothing but "ready"."""
+        return ""
 
     def run(self) -> Iterator:
         """Slow work: yields texts for the status, and anything else for `keep`."""
@@ -62,12 +63,13 @@ class Explorer(Worker):
 
     def about(self) -> list[str]:
         """What stands above a still picture: what it is, the values, and the status if it says something of its own."""
-        values = [(control.label, self.values[control.name]) for control in self.controls]
-        names = {True: "on", False: "off"}
-        settings = "; ".join(f"{label}: {names[v] if isinstance(v, bool) else v}" for label, v in values)
-        status = [] if self.status in ("ready", "done") else [f"Status: {self.status}"]
-        still = f"{self.title}, a still picture. Run this cell in JupyterLab to change what is shown."
-        return [still, f"{settings}.", *status]
+        values = [(tr(control.label), control.shown(self.values[control.name])) for control in self.controls]
+        settings = tr("; ").join(tr("{name}: {value}", name=name, value=value) for name, value in values)
+        status = [] if self.kind in (READY, DONE) else [tr("Status: {status}", status=self.status)]
+        still = tr(
+            "{title}, a still picture. Run this cell in JupyterLab to change what is shown.", title=tr(self.title)
+        )
+        return [still, tr("{settings}.", settings=settings), *status]
 
     def still(self) -> str:
         """The picture for a page on which nothing can be pressed."""
@@ -85,18 +87,21 @@ class Explorer(Worker):
         """Change a value, and draw. A wrong value is refused: the status says why, and the old one stays."""
         with self._lock:
             control = next((each for each in self.controls if each.name == name), None)
-            if why := f"nothing is called {quoted(name)}" if control is None else control.problem(value):
+            if why := _unknown(name) if control is None else control.problem(value):
                 return self.refuse(why)
             self.values = self.values | {name: control.taken(value)}
-            self._redraw(self.status if self.busy else None)
+            if self.busy:
+                self._redraw(self.status, self.kind)
+            else:
+                self._redraw()
 
     def start(self) -> None:
         """Begin `run` in a thread."""
         with self._lock:
             if self.busy:
-                return self._say("still at work: press Stop first")
+                return self._say(tr("still at work: press Stop first"))
             self._begin(self._steps, self._take, self._end)
-            self._say("at work...")
+            self._say(tr("at work..."))
 
     def _steps(self, stop: Event) -> Iterator:
         """The steps of `run`, up to the one during which Stop was pressed."""
@@ -110,15 +115,29 @@ class Explorer(Worker):
             self._say(step)
         else:
             self.keep(step)
-            self._redraw(self.status)
+            self._redraw(self.status, self.kind)
 
     def _end(self, problem: Exception | None, stopped: bool) -> None:
-        self._redraw(in_a_line(problem) if problem else "stopped" if stopped else "done")
+        if problem:
+            self._redraw(tr("error: {why}", why=in_a_line(problem)), ERROR)
+        elif stopped:
+            self._redraw(tr("stopped"))
+        else:
+            self._redraw(tr("done"), DONE)
 
-    def _redraw(self, status: str | None = None) -> None:
+    def _redraw(self, status: str | None = None, kind: str = OTHER) -> None:
+        """Draw, and say `status`; without one the summary, or that this is ready."""
         try:
             self.picture, self.text = self.draw(), self.describe()
             status = status or self.summary()
         except Exception as error:  # an old picture beside new values would be wrong
-            self.picture, self.text, status = "", "", in_a_line(error)
-        self._say(status)
+            self.picture = self.text = ""
+            return self.refuse(in_a_line(error))
+        if status:
+            self._say(status, kind)
+        else:
+            self._say(tr("ready"), READY)
+
+
+def _unknown(name) -> str:
+    return tr("nothing is called {name}", name=quoted(name))

@@ -18,6 +18,7 @@ from math import log
 import torch
 from torch import Tensor, nn
 
+from ...language import mark, sentences, tr
 from ...lightning.operator import slopes
 from ...original import original_config
 from ..controls import Control
@@ -32,11 +33,11 @@ TEXT = (
 )
 MOST = 500  # tokens; of a longer text only the last ones are read
 LEFT = 0.01  # a token of which less than this share is left counts as forgotten
-DECAY, QK = "decay alone", "decay times q k"
+DECAY, QK = mark("decay alone"), mark("decay times q k")
 
 
 class HeadMemory(Explorer):
-    hint = (
+    hint = mark(
         "Under each token stands how much of it is left for the last token of the text. Orange and a minus: "
         "the token is subtracted. Arrow keys move the sliders. Enter in the text field takes a new text."
     )
@@ -44,13 +45,15 @@ class HeadMemory(Explorer):
     def __init__(self, tokenizer, model=None):
         self._tokenizer, self._model, self._scores = tokenizer, model, ([], {})
         layers, heads, lightning = _sizes(model)
-        self.title = f"What a head of {'this model' if model else 'MiniMax-Text-01'} remembers"
+        self.title = mark("What a head of MiniMax-Text-01 remembers")
+        if model:
+            self.title = mark("What a head of this model remembers")
         self._slopes = {layer: slopes(heads, layer, layers) for layer in lightning}
         self.controls = (
-            Control("layer", "Layer", layers // 4, low=0, high=layers - 1),
-            Control("head", "Head", heads * 2 // 5, low=0, high=heads - 1),
-            *([Control("weight", "Weight", DECAY, options=(DECAY, QK))] if model else []),
-            Control("text", "Text", TEXT),
+            Control("layer", mark("Layer"), layers // 4, low=0, high=layers - 1),
+            Control("head", mark("Head"), heads * 2 // 5, low=0, high=heads - 1),
+            *([Control("weight", mark("Weight"), DECAY, options=(DECAY, QK))] if model else []),
+            Control("text", mark("Text"), TEXT),
         )
         super().__init__()
 
@@ -66,7 +69,7 @@ class HeadMemory(Explorer):
 
     @property
     def _mark(self) -> str:
-        return "small" if self._qk else "gone"
+        return tr("small") if self._qk else tr("gone")
 
     def ids(self) -> list[int]:
         return self._tokenizer(self.values["text"], add_special_tokens=False).input_ids[-MOST:]
@@ -82,59 +85,72 @@ class HeadMemory(Explorer):
         return left.tolist()
 
     def summary(self) -> str:
-        return self._findings()[0].partition(". ")[0].rstrip(".")
+        return self._findings()[0][0].rstrip(".。")
 
     def draw(self) -> str:
-        sentences, tokens, shares = self._findings()
+        said, tokens, shares = self._findings()
         boxes = noted(tokens, self._notes(shares), [tint(share or 0) for share in shares]) if tokens else ""
-        return f"<p>{escape(self._head())}</p>{boxes}<p>{escape(sentences)}</p>"
+        return f"<p>{escape(self._head())}</p>{boxes}<p>{escape(sentences(*said))}</p>"
 
     def describe(self) -> str:
-        sentences, tokens, shares = self._findings()
-        return "\n".join([self._head(), read_out(tokens, self._notes(shares)), sentences])
+        said, tokens, shares = self._findings()
+        return "\n".join([self._head(), read_out(tokens, self._notes(shares)), sentences(*said)])
 
-    def _findings(self) -> tuple[str, list[str], list[float | None]]:
-        """What there is to say, the tokens, and their shares, which are None in a softmax layer."""
+    def _findings(self) -> tuple[list[str], list[str], list[float | None]]:
+        """What there is to say, in sentences; the tokens, and their shares, which are None in a softmax layer."""
         ids = self.ids()
         tokens, shares = pieces(self._tokenizer, ids), [None] * len(ids)
         if not ids:
-            return "There is no text: type a sentence.", [], []
+            return [tr("There is no text: type a sentence.")], [], []
         if self.slope is None:
-            sentences = f"All {len(ids)} tokens are kept."
+            said = [tr("All {count} tokens are kept.", count=len(ids))]
         else:
             shares = self.shares(ids)
             first = self._strongest(tokens, shares) if self._qk else self._reach(len(ids))
-            sentences = first + self._below(shares)
-        cut = f" Longer texts are cut to their last {MOST} tokens." if len(ids) == MOST else ""
-        return sentences + cut, tokens, shares
+            said = [*([first] if first else []), self._below(shares)]
+        if len(ids) == MOST:
+            said.append(tr("Longer texts are cut to their last {most} tokens.", most=MOST))
+        return said, tokens, shares
 
     def _head(self) -> str:
-        name = f"Layer {self.values['layer']}, head {self.values['head']}"
+        name = {"layer": self.values["layer"], "head": self.values["head"]}
         if self.slope is None:
-            return f"{name}: softmax attention, which has no decay. It keeps the keys and values of all tokens."
+            softmax = tr("Layer {layer}, head {head}: softmax attention, which has no decay.", **name)
+            return sentences(softmax, tr("It keeps the keys and values of all tokens."))
         rates = torch.stack(list(self._slopes.values()))  # (lightning layers, heads)
         further = int((rates < self.slope).sum())
-        half = f"its memory of a token has halved after {_count(log(2) / self.slope)} more tokens"
-        return f"{name}: {half}. Of {rates.numel():,} heads, {further:,} see further."
+        name |= {"count": _count(log(2) / self.slope)}
+        half = tr("Layer {layer}, head {head}: its memory of a token has halved after {count} more tokens.", **name)
+        counts = {"heads": f"{rates.numel():,}", "further": f"{further:,}"}
+        return sentences(half, tr("Of {heads} heads, {further} see further.", **counts))
 
     def _reach(self, length: int) -> str:
         beyond = log(2) / self.slope - (length - 1)
         if beyond <= 0:
             return ""
-        return f"Half would be left of a token that stood {_count(beyond)} tokens before the first one of this text. "
+        count = _count(beyond)
+        return tr(
+            "Half would be left of a token that stood {count} tokens before the first one of this text.", count=count
+        )
 
     def _strongest(self, tokens: list[str], shares: list[float]) -> str:
         at = max(range(len(shares)), key=lambda each: abs(shares[each]))
-        where = f'"{visible(tokens[at])}", {len(tokens) - 1 - at} back from the last token'
-        return f"The largest weight is on {where}; the figures are shares of it. "
+        where = {"token": visible(tokens[at]), "back": len(tokens) - 1 - at}
+        return tr(
+            'The largest weight is on "{token}", {back} back from the last token; the figures are shares of it.',
+            **where,
+        )
 
     def _below(self, shares: list[float]) -> str:
         if not (small := sum(abs(share) < LEFT for share in shares)):
-            return "No token is below 1 %."
-        return f'Below 1 %, marked "{self._mark}": {small} of {len(shares)} tokens.'
+            return tr("No token is below 1 %.")
+        counts = {"mark": self._mark, "small": small, "total": len(shares)}
+        return tr('Below 1 %, marked "{mark}": {small} of {total} tokens.', **counts)
 
     def _notes(self, shares: list[float | None]) -> list[str]:
-        return ["kept" if share is None else percent(share) if abs(share) >= LEFT else self._mark for share in shares]
+        return [
+            tr("kept") if share is None else percent(share) if abs(share) >= LEFT else self._mark for share in shares
+        ]
 
 
 def lightning_layers(model) -> list[nn.Module]:

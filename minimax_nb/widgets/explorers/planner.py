@@ -10,7 +10,8 @@ order as well as by colour, and stand as figures beside it.
 
 from html import escape
 
-from ...plan import PARTS, Plan, plan
+from ...language import mark, tr
+from ...plan import PARTS, Plan, planned
 from ..controls import Control
 from .explorer import Explorer
 
@@ -25,22 +26,22 @@ BOX = "display:inline-block;height:1em;vertical-align:middle"
 
 
 class Planner(Explorer):
-    title = "What each GPU would hold"
-    hint = (
+    title = mark("What each GPU would hold")
+    hint = mark(
         "Arrow keys move the sliders. The context goes in powers of two: 17 is 131,072 tokens. The upright line in a "
         "bar is the memory of the GPU."
     )
     controls = (
-        Control("gpus", "GPUs", 8, low=2, high=16),
-        Control("memory", "GB of a GPU", 80, low=40, high=200),
-        Control("dtype", "Weights", "bf16", options=("bf16", "int8")),
-        Control("context", "Context (2 to the power of)", 17, low=10, high=23),
-        Control("batch", "Conversations at a time", 1, low=1, high=64),
+        Control("gpus", mark("GPUs"), 8, low=2, high=16),
+        Control("memory", mark("GB of a GPU"), 80, low=40, high=200),
+        Control("dtype", mark("Weights"), "bf16", options=("bf16", "int8")),
+        Control("context", mark("Context (2 to the power of)"), 17, low=10, high=23),
+        Control("batch", mark("Conversations at a time"), 1, low=1, high=64),
     )
 
     def draw(self) -> str:
         set_to = self.values
-        self.found = plan(
+        self.found = planned(
             gpus=set_to["gpus"],
             gpu_memory=set_to["memory"],
             dtype=set_to["dtype"],
@@ -54,28 +55,30 @@ class Planner(Explorer):
         return self.found.report
 
     def summary(self) -> str:
-        return self._verdict()[0].partition(":")[0]
+        return tr("fits") if self.found.fits else tr("does not fit")
 
     def _verdict(self) -> list[str]:
         """What stands in the report above its figures and below them."""
         first, *rest = self.found.report.splitlines()
-        context = f"{self.found.context:,} tokens of context, batch {self.found.batch}"
         last = [line for line in rest if not line.startswith("  ")]
-        return [*last, f"{first}; {context}; {self.found.decoding} decoding."]
+        chosen = {"machine": first, "context": f"{self.found.context:,}", "batch": self.found.batch}
+        if self.found.decoding == "static":
+            return [*last, tr("{machine}; {context} tokens of context, batch {batch}; static decoding.", **chosen)]
+        return [*last, tr("{machine}; {context} tokens of context, batch {batch}; plain decoding.", **chosen)]
 
 
 def _legend() -> str:
     parts = "".join(
         f'<span style="white-space:nowrap"><span aria-hidden="true" style="{BOX};width:1em;background:{fill}"></span> '
-        f"{name}&ensp;</span>"
+        f"{tr(name)}&ensp;</span>"
         for name, fill in FILLS.items()
     )
-    return f"<p>From left to right: {parts}</p>"
+    return f"<p>{tr('From left to right: {parts}', parts=parts)}</p>"
 
 
 def _bars(found: Plan) -> str:
     """A table with a row for each GPU: the bar, and its figures."""
-    head = ("", "", *PARTS, "together")
+    head = ("", "", *map(tr, PARTS), tr("together"))
     longest = max(found.gpu_memory_gb, *found.per_gpu_gb)
     top = "".join(f'<th scope="col">{name}</th>' if name else "<td></td>" for name in head)
     rows = []
@@ -83,10 +86,10 @@ def _bars(found: Plan) -> str:
         zip(found.parts_per_gpu_gb, found.per_gpu_gb, found.layers_per_gpu, strict=True)
     ):
         cells = "".join(f"<td>{_gb(value)}</td>" for value in (*parts.values(), held))
-        name = f"GPU {index}, {layers} layers"
+        name = tr("GPU {index}, {layers} layers", index=index, layers=layers)
         bar = _bar(parts, found.gpu_memory_gb, longest)
         rows.append(f'<tr><th scope="row">{name}</th><td style="text-align:left">{bar}</td>{cells}</tr>')
-    caption = f"GB on each GPU at its busiest moment, of {found.gpu_memory_gb:g}"
+    caption = tr("GB on each GPU at its busiest moment, of {memory}", memory=f"{found.gpu_memory_gb:g}")
     body = f"<thead><tr>{top}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f"<table><caption>{caption}</caption>{body}</table>"
 

@@ -7,18 +7,20 @@
 An option may be chosen again as often as one likes. In the file, text in `backquotes` is code.
 """
 
+import logging
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from ...language import current, mark, sentences, tr
 from ..controls import quoted
 from .explorer import Explorer
 
 LETTERS = "abc"
-RIGHT, WRONG = "Right.", "Not quite."
+RIGHT, WRONG = mark("Right."), mark("Not quite.")
 MARKS = {RIGHT: ("✓", "#009e73"), WRONG: ("✗", "#d55e00")}  # a mark beside the word, since a colour is not enough
 
 
@@ -51,16 +53,29 @@ def read(number: str, path: Path) -> list[Question]:
     """The questions of notebook `number`. FileNotFoundError or KeyError if there are none."""
     if not path.exists():
         raise FileNotFoundError(f"no {path} in the folder in which this runs: start the notebook from its own folder")
-    return [Question(**row) for row in tomllib.loads(path.read_text(encoding="utf-8"))[number]]
+    rows = tomllib.loads(path.read_text(encoding="utf-8"))[number]
+    return [Question(**{name: row[name] for name in Question._fields}) for row in rows]
+
+
+def spoken(path: Path) -> Path:
+    """quiz.zh.toml beside quiz.toml where Chinese is spoken; quiz.toml itself and a line where there is none."""
+    if current() == "en":
+        return path
+    there = path.with_suffix(f".{current()}.toml")
+    if there.exists() or not path.exists():
+        return there if there.exists() else path
+    logging.getLogger("minimax_nb").warning("no %s beside %s: its questions are in English", there.name, path)
+    return path
 
 
 class Quiz(Explorer):
     """`values` maps the number of each answered question, as text, to the chosen option, counted from 0."""
 
-    hint = "Tab goes from answer to answer, Enter or the space bar chooses. Choose as often as you like."
+    hint = mark("Tab goes from answer to answer, Enter or the space bar chooses. Choose as often as you like.")
 
-    def __init__(self, number: str, questions: Sequence[Question]):
-        self.title = f"Quiz of notebook {number}"
+    def __init__(self, number: str, questions: Sequence[Question], file: str = "quiz.toml"):
+        self.title = tr("Quiz of notebook {number}", number=number)
+        self._file = file
         self._questions = {str(at): question for at, question in enumerate(questions, 1)}
         super().__init__()
 
@@ -69,10 +84,11 @@ class Quiz(Explorer):
         with self._lock:
             question = self._questions.get(name) if isinstance(name, str) else None
             if question is None or type(value) is not int or value not in range(len(LETTERS)):
-                return self.refuse(f"no option {quoted(value)} of question {quoted(name)}")
+                why = tr("no option {option} of question {question}", option=quoted(value), question=quoted(name))
+                return self.refuse(why)
             option = question.options()[value]
             self.values = self.values | {name: value}
-            self._redraw(f"{name} {option.letter}: {option.verdict} {plain(option.reason)} {self.count()}")
+            self._redraw(f"{name} {option.letter}: {sentences(_explained(option, plain), self.count())}")
 
     def draw(self) -> str:
         return "".join(self._block(*each) for each in self._questions.items()) + f"<p>{self.count()}</p>"
@@ -82,12 +98,17 @@ class Quiz(Explorer):
         for number, question in self._questions.items():
             lines += ["", f"{number}. {plain(question.ask)}"]
             for at, option in enumerate(question.options()):
-                chosen = f" <- {option.verdict} {plain(option.reason)}" if self.values.get(number) == at else ""
+                chosen = f" <- {_explained(option, plain)}" if self.values.get(number) == at else ""
                 lines.append(f"   {option.letter}) {plain(option.text)}{chosen}")
-        return "\n".join([*lines, "", self.count(), "The answers stand in quiz.toml, too."])
+        return "\n".join([*lines, "", self.count(), tr("The answers stand in {file}, too.", file=self._file)])
 
     def about(self) -> list[str]:
-        return [f"{self.title}. Run this cell in JupyterLab to choose an answer and be told what it overlooks."]
+        return [
+            tr(
+                "{title}. Run this cell in JupyterLab to choose an answer and be told what it overlooks.",
+                title=self.title,
+            )
+        ]
 
     def still(self) -> str:
         """The questions, with the answers folded below each."""
@@ -97,7 +118,8 @@ class Quiz(Explorer):
         """How many questions are answered, and how many of them rightly now."""
         chosen = [self._questions[number].options()[at] for number, at in self.values.items()]
         right = sum(option.verdict == RIGHT for option in chosen)
-        return f"{len(chosen)} of {len(self._questions)} answered, {right} right."
+        counts = {"count": len(chosen), "total": len(self._questions), "right": right}
+        return tr("{count} of {total} answered, {right} right.", **counts)
 
     def _block(self, number: str, question: Question) -> str:
         """A group, not a fieldset: the frame of one breaks where its legend is longer than a line."""
@@ -125,14 +147,19 @@ def _button(number: str, at: int, option: Option, chosen: bool) -> str:
 def _verdict(option: Option) -> str:
     mark, colour = MARKS[option.verdict]
     frame = f"border-left:3px solid {colour};padding-left:0.4em"
-    return f'<b style="{frame}"><span aria-hidden="true">{mark}</span> {option.letter}: {option.verdict}</b>'
+    return f'<b style="{frame}"><span aria-hidden="true">{mark}</span> {option.letter}: {tr(option.verdict)}</b>'
 
 
 def _folded(number: str, question: Question) -> str:
     options = "".join(f"<br>{option.letter}) {code(option.text)}" for option in question.options())
-    reasons = "<br>".join(f"{each.letter}: {each.verdict} {code(each.reason)}" for each in question.options())
-    answer = f"<details><summary>Answer {number}</summary><p>{reasons}</p></details>"
+    reasons = "<br>".join(f"{each.letter}: {_explained(each, code)}" for each in question.options())
+    summary = tr("Answer {number}", number=number)
+    answer = f"<details><summary>{summary}</summary><p>{reasons}</p></details>"
     return f"<p><b>{number}. {code(question.ask)}</b>{options}</p>{answer}"
+
+
+def _explained(option: Option, drawn: Callable[[str], str]) -> str:
+    return sentences(tr(option.verdict), drawn(option.reason))
 
 
 def code(text: str) -> str:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 
+from ...language import mark, sentences, tr
 from ..controls import Control
 from ..markup import table
 from .explorer import Explorer
@@ -23,7 +24,7 @@ from .explorer import Explorer
 TOKENS, TILE, DIMS = 8, 2, 2
 TILES = [(row, column) for row in range(0, TOKENS, TILE) for column in range(0, row + 1, TILE)]
 SIZES = ("1", "10", "100")
-LEGEND = "In brackets: held now. gone: used and thrown away. later: not computed yet. -: in the query's future."
+LEGEND = mark("In brackets: held now. gone: used and thrown away. later: not computed yet. -: in the query's future.")
 
 
 class Row(NamedTuple):
@@ -52,14 +53,14 @@ class Row(NamedTuple):
 
 
 class Stepper(Explorer):
-    title = "Attention, tile by tile"
-    hint = (
+    title = mark("Attention, tile by tile")
+    hint = mark(
         "Arrow keys move the slider. With scores a hundred times as large, exp(score) is too large for fp32; "
         "exp(score - largest) never is."
     )
     controls = (
-        Control("step", "Step", 0, low=0, high=len(TILES)),
-        Control("size", "Scores times", "1", options=SIZES),
+        Control("step", mark("Step"), 0, low=0, high=len(TILES)),
+        Control("size", mark("Scores times"), "1", options=SIZES),
     )
 
     def forget(self) -> None:
@@ -86,20 +87,22 @@ class Stepper(Explorer):
         return (weights @ self._v).tolist()
 
     def draw(self) -> str:
-        head = ["query", *(f"key {key}" for key in range(TOKENS)), "largest", "shrink", "sum", "output"]
+        keys = [tr("key {number}", number=key) for key in range(TOKENS)]
+        head = [tr("query"), *keys, tr("largest"), tr("shrink"), tr("sum"), tr("output")]
         scores, rows = self.scores(), self.rows()
         body = [[str(query), *self._marks(query, scores), *self._kept(query, rows[query])] for query in range(TOKENS)]
-        sentences = [LEGEND, *self._sentences(rows)]
-        return table(head, body, "Scores, and what is kept of each query") + "".join(f"<p>{s}</p>" for s in sentences)
+        below = "".join(f"<p>{said}</p>" for said in (tr(LEGEND), *self._sentences(rows)))
+        return table(head, body, tr("Scores, and what is kept of each query")) + below
 
     def describe(self) -> str:
-        return " ".join(self._sentences(self.rows()))
+        return sentences(*self._sentences(self.rows()))
 
     def summary(self) -> str:
         if not (tile := self._tile()):
-            return f"Step 0 of {len(TILES)}: nothing is computed yet."
-        queries, keys = (f"{first} and {first + TILE - 1}" for first in tile)
-        return f"Step {self.values['step']} of {len(TILES)}: queries {queries} meet keys {keys}."
+            return tr("Step 0 of {steps}: nothing is computed yet.", steps=len(TILES))
+        counts = {"step": self.values["step"], "steps": len(TILES)}
+        counts |= {"query": tile[0], "next_query": tile[0] + TILE - 1, "key": tile[1], "next_key": tile[1] + TILE - 1}
+        return tr("Step {step} of {steps}: queries {query} and {next_query} meet keys {key} and {next_key}.", **counts)
 
     def _tile(self) -> tuple[int, int] | None:
         return TILES[self.values["step"] - 1] if self.values["step"] else None
@@ -113,9 +116,9 @@ class Stepper(Explorer):
             if key > query:
                 marks.append("-")
             elif tile in past:
-                marks.append("gone")
+                marks.append(tr("gone"))
             else:
-                marks.append(f"[{scores[query][key]:z.1f}]" if tile == self._tile() else "later")
+                marks.append(f"[{scores[query][key]:z.1f}]" if tile == self._tile() else tr("later"))
         return marks
 
     def _kept(self, query: int, row: Row) -> list[str]:
@@ -133,29 +136,35 @@ class Stepper(Explorer):
         before = self.rows(self.values["step"] - 1)
         happened = [_happened(query, before[query], rows[query]) for query in range(tile[0], tile[0] + TILE)]
         held = TILE * TILE + TILE * (2 + DIMS)
-        memory = (
-            f"On the chip: {TILE * TILE} scores, and of {TILE} queries largest, sum and output: {held} numbers, "
-            f"however long the text. Plain softmax writes {TOKENS * TOKENS} scores to memory."
+        memory = tr(
+            "On the chip: {scores} scores, and of {queries} queries largest, sum and output: {held} numbers, however "
+            "long the text. Plain softmax writes {all} scores to memory.",
+            **{"scores": TILE * TILE, "queries": TILE, "held": held, "all": TOKENS * TOKENS},
         )
-        return [" ".join(happened), memory, self._exact(rows)]
+        return [sentences(*happened), memory, self._exact(rows)]
 
     def _exact(self, rows: list[Row]) -> str:
         done = [query for query in range(TOKENS) if self.values["step"] >= _last_step(query)]
         if not done:
-            return "No query is finished."
+            return tr("No query is finished.")
         plain = self.plain()
         apart = max(abs(a - b) for query in done for a, b in zip(rows[query].result(), plain[query], strict=True))
-        return f"Finished queries: {len(done)}, equal to plain softmax within 1e-6: {'yes' if apart < 1e-6 else 'NO'}."
+        if apart < 1e-6:
+            return tr("Finished queries: {count}, equal to plain softmax within 1e-6: yes.", count=len(done))
+        return tr("Finished queries: {count}, equal to plain softmax within 1e-6: NO.", count=len(done))
 
 
 def _happened(query: int, before: Row, after: Row) -> str:
     if not before.total:
-        return f"Query {query} meets its first tile, so there is nothing to shrink."
+        return tr("Query {query} meets its first tile, so there is nothing to shrink.", query=query)
+    found = {"query": query, "before": f"{before.largest:z.1f}", "after": f"{after.largest:z.1f}"}
     if after.largest == before.largest:
-        return f"Query {query} meets no score above {before.largest:z.1f}, so its sum and output stay (factor 1)."
-    return (
-        f"Query {query} meets a larger score, {after.largest:z.1f} after {before.largest:z.1f}, so its sum and "
-        f"output are first multiplied by exp({before.largest:z.1f} - {after.largest:z.1f}) = {after.shrink:.3g}."
+        return tr("Query {query} meets no score above {before}, so its sum and output stay (factor 1).", **found)
+    return tr(
+        "Query {query} meets a larger score, {after} after {before}, so its sum and output are first multiplied by "
+        "exp({before} - {after}) = {shrink}.",
+        **found,
+        shrink=f"{after.shrink:.3g}",
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from traitlets import Bool, Dict, List, Unicode
 
+from ...language import tr
 from ..page import Page, sources
 from .explorer import Explorer
 
@@ -30,8 +31,11 @@ class ExplorerView(Page):
 
     def __init__(self, explorer: Explorer):
         self.explorer = explorer
-        controls = [control._asdict() | {"kind": control.kind} for control in explorer.controls]
-        super().__init__(explorer, title=explorer.title, hint=explorer.hint, action=explorer.action, controls=controls)
+        super().__init__(explorer)
+
+    def labels(self, explorer: Explorer) -> dict:
+        said = {name: tr(getattr(explorer, name)) for name in ("title", "hint", "action")}
+        return said | {"controls": [control.drawn() for control in explorer.controls]}
 
     def draw(self) -> None:
         with self.hold_sync():  # one message: a page never sees half of a change

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from ...language import tr
+
 COUNT = 8
 PART = "·"  # stands for a token that is part of a character which a later token completes
 BYTES = {sign: byte for byte, sign in bytes_to_unicode().items()}  # how byte-level vocabularies write each byte
@@ -67,20 +69,24 @@ def describe(draw: Draw, tokenizer, before: list[int], sampled: bool) -> dict:
             "chosen": each.id == draw.id,
             "rank": str(each.rank or "-"),
             "shares": [each.drawn, each.own],
-            "figures": [_figure(each.drawn) if each.rank else "cut", _figure(each.own)],
+            "figures": [_figure(each.drawn) if each.rank else tr("cut"), _figure(each.own)],
         }
         for each in draw.candidates
     ]
-    how = f"drawn, {_number(draw)}" if sampled else "the likeliest, taken without a draw"
-    return {"title": f"{name(draw.id, tokenizer, before)}: {how}", "rows": rows}
+    token = name(draw.id, tokenizer, before)
+    title = tr("{token}: the likeliest, taken without a draw", token=token)
+    if sampled:
+        title = tr("{token}: drawn, {number}", token=token, number=_number(draw))
+    return {"title": title, "rows": rows}
 
 
 def _number(draw: Draw) -> str:
     if draw.kept == 1:
-        return "the only one that was kept"
-    rank = next(each.rank for each in draw.candidates if each.id == draw.id)
-    kept = f"all {draw.kept:,} tokens" if draw.kept == draw.vocabulary else f"the {draw.kept:,} that were kept"
-    return f"number {rank} of {kept}"
+        return tr("the only one that was kept")
+    counts = {"kept": f"{draw.kept:,}", "rank": next(each.rank for each in draw.candidates if each.id == draw.id)}
+    if draw.kept == draw.vocabulary:
+        return tr("number {rank} of all {kept} tokens", **counts)
+    return tr("number {rank} of the {kept} that were kept", **counts)
 
 
 def _figure(share: float) -> str:
@@ -97,12 +103,14 @@ def name(token: int, tokenizer, before: list[int]) -> str:
         return tokenizer.convert_ids_to_tokens(token)
     text = _text([token], tokenizer)
     if "\ufffd" not in text:
-        return repr(text) if text else f"token {token}"
+        return repr(text) if text else tr("token {number}", number=token)
     signs = tokenizer.convert_ids_to_tokens(token)
     code = " ".join(f"{BYTES[sign]:02X}" if sign in BYTES else sign for sign in signs)
     whole = _text([*before, token], tokenizer)
-    made = "part of a character" if "\ufffd" in whole else f"makes {whole!r}"
-    return f"byte{'s' if len(signs) > 1 else ''} {code}, {made}"
+    made = tr("part of a character") if "\ufffd" in whole else tr("makes {text}", text=repr(whole))
+    if len(signs) > 1:
+        return tr("bytes {code}, {made}", code=code, made=made)
+    return tr("byte {code}, {made}", code=code, made=made)
 
 
 def sign(token: int, text: str, tokenizer) -> str:
@@ -110,7 +118,7 @@ def sign(token: int, text: str, tokenizer) -> str:
     if text:
         return "↵" if text.isspace() and "\n" in text else ""
     if token == tokenizer.eos_token_id:
-        return "end"
+        return tr("end")
     return tokenizer.convert_ids_to_tokens(token) if token in tokenizer.all_special_ids else PART
 
 

@@ -9,6 +9,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from ...language import tr
+
 START = """\
 from minimax_nb.chat import Chat
 from minimax_nb.loading import load
@@ -24,7 +26,7 @@ def as_code(folder: str, system: str | None, turns: Iterable[tuple[str, dict, in
     known = Path(folder).is_dir() and folder != ""
     path = json.dumps(_near(folder) if known else "a-converted-folder")
     given = "" if system is None else f", system={_quoted(system)}"
-    parts, last = [START.format(folder=path, note="" if known else "  # yours", system=given)], None
+    parts, last = [START.format(folder=path, note="" if known else f"  # {tr('yours')}", system=given)], None
     for text, settings, seed in turns:
         if settings != last:
             parts.append(_settings(settings))

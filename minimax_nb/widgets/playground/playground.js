@@ -2,8 +2,8 @@
 // Nodes are built once and changed in place, so that focus, scrolling and screen readers keep their place.
 
 // The turns of the conversation. A turn that goes on only gets more tokens: those that are there stay.
-function conversation(speakers) {
-  const log = node("div", { class: "mmnb-log", role: "log", "aria-label": "Conversation", tabindex: "0" });
+function conversation(speakers, tr) {
+  const log = node("div", { class: "mmnb-log", role: "log", "aria-label": tr("Conversation"), tabindex: "0" });
   let drawn = [];
   const token = ([text, sign]) => node("span", { class: "mmnb-token", ...(sign && { "data-sign": sign }) }, text);
   const goesOn = (old, turn) =>
@@ -31,20 +31,20 @@ function conversation(speakers) {
 }
 
 // What else a token could have been. `look` asks for the token at a place; `tokens` are those of the conversation.
-function explanation(heads, tokens, look) {
+function explanation(heads, tokens, tr, look) {
   const slider = node("input", { type: "range", min: "0", disabled: "" });
   const count = node("span", { "aria-hidden": "true", class: "mmnb-value" });
   const title = node("p", { class: "mmnb-candidate" });
   const rows = node("tbody");
   const head = node("tr", {}, ...heads.map((each) => node("th", { scope: "col" }, each)));
-  const table = node("table", { "aria-label": "Candidates" }, node("thead", {}, head), rows);
-  const none = "No token yet: send a message.";
-  const hint = "Click a word of a reply, or move the slider. Bars: with the settings. Frames: the model alone.";
+  const table = node("table", { "aria-label": tr("Candidates") }, node("thead", {}, head), rows);
+  const none = tr("No token yet: send a message.");
+  const hint = tr("Click a word of a reply, or move the slider. Bars: with the settings. Frames: the model alone.");
   let marked, asked; // the token that is framed; the place that was asked for and has not come back yet
 
   function mark(place, total) {
     slider.value = place;
-    count.textContent = total ? `${place + 1} of ${total}` : "";
+    count.textContent = total ? tr("{at} of {total}", { at: place + 1, total }) : "";
     marked?.classList.remove("mmnb-chosen");
     marked = tokens()[place];
     marked?.classList.add("mmnb-chosen");
@@ -59,7 +59,7 @@ function explanation(heads, tokens, look) {
   function row({ name, chosen, rank, shares, figures }) {
     const bar = node("div", { class: "mmnb-bar", "aria-hidden": "true" });
     ["--drawn", "--own"].forEach((end, at) => bar.style.setProperty(end, `${100 * shares[at]}%`));
-    const label = chosen ? [node("b", {}, `▶ ${name} (chosen)`)] : [name];
+    const label = chosen ? [node("b", {}, `▶ ${tr("{name} (chosen)", { name })}`)] : [name];
     const [drawn, own] = figures;
     return node(
       "tr",
@@ -84,8 +84,8 @@ function explanation(heads, tokens, look) {
   const field = node(
     "fieldset",
     { class: "mmnb-could" },
-    node("legend", {}, "What else it could have been"),
-    node("div", { class: "mmnb-setting" }, node("label", {}, "Token", slider), count),
+    node("legend", {}, tr("What else it could have been")),
+    node("div", { class: "mmnb-setting" }, node("label", {}, tr("Token"), slider), count),
     title,
     table,
     node("p", { class: "mmnb-note" }, hint),
@@ -97,30 +97,32 @@ function render({ model, el }) {
   const asking = asker(model);
   const { ask, waits, late } = asking;
 
-  const { log, draw: drawTurns, tokens } = conversation(model.get("speakers"));
-  const could = explanation(model.get("heads"), tokens, (place) => ask("look", { place }));
+  const tr = speaker(model);
+
+  const { log, draw: drawTurns, tokens } = conversation(model.get("speakers"), tr);
+  const could = explanation(model.get("heads"), tokens, tr, (place) => ask("look", { place }));
   const box = node("textarea", { rows: "2" });
-  const send = button("Send", sendMessage);
-  const stop = button("Stop", () => ask("stop"));
-  const regenerate = button("Regenerate", () => ask("regenerate"));
-  const newChat = button("New chat", () => {
+  const send = button(tr("Send"), sendMessage);
+  const stop = button(tr("Stop"), () => ask("stop"));
+  const regenerate = button(tr("Regenerate"), () => ask("regenerate"));
+  const newChat = button(tr("New chat"), () => {
     box.value = "";
     ask("new_chat");
   });
-  const reset = button("Reset", () => {
+  const reset = button(tr("Reset"), () => {
     box.value = "";
     ask("reset");
     controls.forEach((each) => each.again(model.get("settings")[each.name]));
     system.again(model.get("system"));
   });
-  const copy = button("Copy as code", copyCode);
-  const kept = "New chat keeps the settings, Reset puts them back too.";
+  const copy = button(tr("Copy as code"), copyCode);
+  const kept = tr("New chat keeps the settings, Reset puts them back too.");
   const status = node("p", { role: "status", class: "mmnb-status" });
   const code = node("textarea", { readonly: "", rows: "8" });
-  const codeLabel = "The conversation as a cell without widgets";
+  const codeLabel = tr("The conversation as a cell without widgets");
   const codeRow = node("label", { class: "mmnb-code", hidden: "" }, codeLabel, code);
   const systemBox = node("textarea", { rows: "1" });
-  const systemLabel = "System prompt, from the next new chat on (empty is none)";
+  const systemLabel = tr("System prompt, from the next new chat on (empty is none)");
   const system = tied(
     systemBox,
     () => systemBox.value,
@@ -128,8 +130,9 @@ function render({ model, el }) {
     (text) => ask("set_system", { text }),
   );
   const controls = model.get("controls").map((each) => control(each, (name, value) => ask("set", { name, value })));
-  const note = node("p", { class: "mmnb-note" }, "Top-k, top-p and the seed count when the temperature is above 0.");
-  const legend = node("legend", {}, "Settings, from the next reply on");
+  const counts = tr("Top-k, top-p and the seed count when the temperature is above 0.");
+  const note = node("p", { class: "mmnb-note" }, counts);
+  const legend = node("legend", {}, tr("Settings, from the next reply on"));
 
   function sendMessage() {
     const text = box.value;
@@ -138,16 +141,17 @@ function render({ model, el }) {
   }
 
   async function copyCode() {
-    if (!model.get("code")) return (status.textContent = "nothing to copy yet: send a message");
+    if (!model.get("code")) return (status.textContent = tr("nothing to copy yet: send a message"));
     codeRow.hidden = false;
     code.scrollTop = 0;
     try {
       await navigator.clipboard.writeText(code.value); // absent where the page came over plain http
-      status.textContent = "copied: paste it into a cell";
+      status.textContent = tr("copied: paste it into a cell");
     } catch {
       code.focus();
       code.select();
-      status.textContent = "not copied, this page may not: the code is selected, press Ctrl+C (on a Mac Cmd+C)";
+      const selected = tr("not copied, this page may not: the code is selected, press Ctrl+C (on a Mac Cmd+C)");
+      status.textContent = selected;
     }
   }
 
@@ -173,18 +177,18 @@ function render({ model, el }) {
     "div",
     { class: "mmnb-chat" },
     log,
-    node("label", { class: "mmnb-message" }, "Message", box),
+    node("label", { class: "mmnb-message" }, tr("Message"), box),
     node("div", { class: "mmnb-buttons" }, send, stop, regenerate, newChat, reset, copy),
     late,
     status,
-    node("p", { class: "mmnb-hint" }, "Enter sends, Shift+Enter starts a new line, Esc stops. ", kept),
+    node("p", { class: "mmnb-hint" }, tr("Enter sends, Shift+Enter starts a new line, Esc stops."), " ", kept),
     codeRow,
   );
   const systemRow = node("label", { class: "mmnb-message mmnb-note" }, systemLabel, systemBox);
   const settings = node("fieldset", {}, legend, systemRow, ...controls.map((each) => each.row), note);
   const root = node(
     "section",
-    { class: "mmnb-widget mmnb-playground", "aria-label": "Chat playground" },
+    { class: "mmnb-widget mmnb-playground", "aria-label": tr("Chat playground") },
     node("div", { class: "mmnb-columns" }, chat, could.field),
     settings,
   );

@@ -16,6 +16,7 @@ from threading import Event
 import torch
 
 from ...chat import Chat
+from ...language import tr
 from .candidates import PART, Draw, describe, draw, sign
 from .settings import generation
 
@@ -57,16 +58,21 @@ class Reply:
     def outcome(self) -> str:
         """How it ended, in words. Tokens include the one that ends the reply."""
         tokens, since = len(self._draws), self._last - self._first
-        count = f"{tokens} token{'s' if tokens != 1 else ''} in {time.perf_counter() - self._began:.1f} s"
+        spent = {"tokens": tokens, "seconds": f"{time.perf_counter() - self._began:.1f}"}
+        count = tr("{tokens} tokens in {seconds} s", **spent)
+        if tokens == 1:
+            count = tr("{tokens} token in {seconds} s", **spent)
         if since:  # without the first token, because that one waits for the prompt
             rate = (tokens - 1) / since
-            count += f" ({rate:.{0 if rate >= 10 else 1}f} a second after the first)"
-        seed = "" if self.seed is None else f", seed {self.seed}"
+            count += tr(" ({rate} a second after the first)", rate=f"{rate:.{0 if rate >= 10 else 1}f}")
+        if self.seed is not None:
+            count = tr("{count}, seed {seed}", count=count, seed=self.seed)
         if self.chat.ids[-1] == self.chat.tokenizer.eos_token_id:
-            return f"done: {count}{seed}"
+            return tr("done: {count}", count=count)
         if self._stop.is_set():
-            return f"stopped: {count}{seed}; the half reply is kept"
-        return f"cut: {count}{seed}; the longest reply was set to {self.settings['max_new_tokens']}"
+            return tr("stopped: {count}; the half reply is kept", count=count)
+        longest = self.settings["max_new_tokens"]
+        return tr("cut: {count}; the longest reply was set to {longest}", count=count, longest=longest)
 
     def candidates(self, at: int) -> dict:
         """What token `at` could have been."""

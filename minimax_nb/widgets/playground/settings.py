@@ -6,16 +6,17 @@
 Settings are a dict, because they come from a page as JSON. A field that was emptied is None.
 """
 
+from ...language import mark
 from ..controls import Control
 
 MANY = 10_240_000  # more than the vocabulary has, and as long a text as MiniMax-Text-01 takes
 CONTROLS = (
-    Control("temperature", "Temperature (0 is greedy)", 0.0, 0, 2, 0.1),
-    Control("top_k", "Top-k (0 keeps all tokens)", 50, 0, MANY),
-    Control("top_p", "Top-p (1 keeps all tokens)", 1.0, 0.05, 1, 0.05),
-    Control("repetition_penalty", "Repetition penalty (1 is none)", 1.0, 1, 2, 0.05),
-    Control("max_new_tokens", "Longest reply (tokens)", 200, 1, MANY),
-    Control("seed", "Seed (empty draws one)", None, 0, 2**32 - 1, optional=True),
+    Control("temperature", mark("Temperature (0 is greedy)"), 0.0, 0, 2, 0.1),
+    Control("top_k", mark("Top-k (0 keeps all tokens)"), 50, 0, MANY),
+    Control("top_p", mark("Top-p (1 keeps all tokens)"), 1.0, 0.05, 1, 0.05),
+    Control("repetition_penalty", mark("Repetition penalty (1 is none)"), 1.0, 1, 2, 0.05),
+    Control("max_new_tokens", mark("Longest reply (tokens)"), 200, 1, MANY),
+    Control("seed", mark("Seed (empty draws one)"), None, 0, 2**32 - 1, optional=True),
 )
 WITHOUT_DRAW = ("repetition_penalty", "max_new_tokens")  # what still counts when the likeliest token is taken
 

@@ -15,14 +15,16 @@ from the next new chat on. Stop keeps the half reply as the turn's reply.
 import functools
 
 from ...chat import Chat
+from ...language import mark, tr
 from ..controls import Control, is_number, quoted
-from ..worker import Worker, in_a_line
+from ..worker import ERROR, OTHER, READY, Worker, in_a_line
 from .code import as_code
 from .reply import Reply
 from .settings import CONTROLS, problem, start
 
-MESSAGE, SYSTEM = Control("message", "The message", ""), Control("system", "The system prompt", "")
-BUSY = "still writing: press Stop first"
+MESSAGE = Control("message", mark("The message"), "")
+SYSTEM = Control("system", mark("The system prompt"), "")
+BUSY = mark("still writing: press Stop first")
 
 
 class Playground(Worker):
@@ -65,7 +67,7 @@ class Playground(Worker):
         """Look at the token at this place, counted from 0 through all replies. None follows the last one."""
         with self._lock:
             if place is not None and not (is_number(place) and isinstance(place, int)):
-                return self.refuse(f"the place of a token is a whole number, not {quoted(place)}")
+                return self.refuse(tr("the place of a token is a whole number, not {place}", place=quoted(place)))
             self.place = place
             self.changed()
 
@@ -93,8 +95,8 @@ class Playground(Worker):
             self.system = text if text.strip() else None
             if not (self._written or self.busy):
                 return self.new_chat()
-            later = "the system prompt counts from the next new chat on"
-            self._say(self.status) if self.busy else self._say_settings(later)
+            later = tr("the system prompt counts from the next new chat on")
+            self._say(self.status, self.kind) if self.busy else self._say_settings(later)
 
     def set(self, name: str, value: float | None) -> None:
         """Change a setting, which counts from the next reply on.
@@ -105,18 +107,18 @@ class Playground(Worker):
         with self._lock:
             control = next((each for each in CONTROLS if each.name == name), None)
             if control is None:
-                return self.refuse(f"no setting is called {quoted(name)}")
+                return self.refuse(tr("no setting is called {name}", name=quoted(name)))
             if value is not None and not is_number(value):
                 return self.refuse(control.problem(value))
             self.settings = self.settings | {name: value}
-            mended = self.status.startswith("error") and not self.busy
-            self._say_settings("ready" if mended else self.status)
+            mended = self.kind == ERROR and not self.busy
+            self._say_settings() if mended else self._say_settings(self.status, self.kind)
 
     def send(self, text: str) -> None:
         """Begin a reply to `text`."""
         with self._lock:
             if self.busy:
-                return self._say(BUSY)
+                return self._say(tr(BUSY))
             if why := MESSAGE.problem(text):
                 return self.refuse(why)
             self.messages = [*self.messages, {"role": "user", "content": text}]
@@ -126,9 +128,9 @@ class Playground(Worker):
         """Begin another reply to the last message."""
         with self._lock:
             if self.busy:
-                return self._say(BUSY)
+                return self._say(tr(BUSY))
             if not self._written:
-                return self._say("nothing to regenerate yet: send a message")
+                return self._say(tr("nothing to regenerate yet: send a message"))
             self.messages = self.messages[:-1]
             self._write(None)
 
@@ -136,7 +138,7 @@ class Playground(Worker):
         self._writing = writing = Reply(self._chat, text, self.settings)
         self.reply, self.unsent, self.place = "", "", None
         self._begin(writing.pieces, self._take, self._end)
-        self._say("writing...")
+        self._say(tr("writing..."))
 
     def _take(self, piece: str) -> None:
         self.reply += piece
@@ -145,12 +147,14 @@ class Playground(Worker):
     def _end(self, problem: Exception | None, _) -> None:
         writing, self._writing, self.reply = self._writing, None, None
         if problem is None:
-            status = writing.outcome()
             self._keep(writing)
         else:
-            status, self.unsent = in_a_line(problem), writing.text or ""
+            self.unsent = writing.text or ""
         self.messages = writing.chat.messages
-        self._say(status)
+        if problem is None:
+            self._say(writing.outcome())
+        else:
+            self.refuse(in_a_line(problem))
 
     def _keep(self, writing: Reply) -> None:
         self._written = [*self._finished(), writing]
@@ -164,7 +168,11 @@ class Playground(Worker):
         """The replies among `messages`. While the last one is written again it is not among them."""
         return self._written[: sum(message["role"] == "assistant" for message in self.messages)]
 
-    def _say_settings(self, otherwise: str = "ready") -> None:
-        """Say what is wrong with the settings, so that it stays said until it is mended; else something else."""
-        why = problem(self.settings)
-        self._say(f"error: {why}" if why else otherwise)
+    def _say_settings(self, otherwise: str | None = None, kind: str = OTHER) -> None:
+        """Say what is wrong with the settings, so that it stays said until it is mended; else `otherwise`, or ready."""
+        if why := problem(self.settings):
+            self.refuse(why)
+        elif otherwise is None:
+            self._say(tr("ready"), READY)
+        else:
+            self._say(otherwise, kind)

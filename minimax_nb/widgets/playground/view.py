@@ -10,6 +10,7 @@ from pathlib import Path
 
 from traitlets import Bool, Dict, Int, List, Unicode
 
+from ...language import mark, tr
 from ..markup import table
 from ..page import Page, sources
 from .settings import CONTROLS
@@ -18,13 +19,13 @@ from .state import Playground
 EVERY = 0.05  # s between two pictures of a growing reply
 GROWING = ("reply", "growing", "candidates")  # what changes with every token
 STATE = ("settings", "system", "messages", "tokens", "place", "code", "unsent", "busy", "status")
-STILL = (
+STILL = mark(
     "Chat playground, a still picture. Run this cell in JupyterLab to chat: a message box, the buttons Send, Stop, "
     "Regenerate, New chat, Reset and Copy as code, a system prompt, these settings, replies that appear word by word, "
     "and for each of their tokens what else it could have been."
 )
-HEADS = ("Rank", "Candidate", "With the settings", "Model alone")
-SPEAKERS = {"user": "You", "assistant": "Model", "system": "System"}
+HEADS = (mark("Rank"), mark("Candidate"), mark("With the settings"), mark("Model alone"))
+SPEAKERS = {"user": mark("You"), "assistant": mark("Model"), "system": mark("System")}
 
 
 class PlaygroundView(Page):
@@ -43,8 +44,8 @@ class PlaygroundView(Page):
     }
 
     controls = List().tag(sync=True)
-    speakers = Dict(SPEAKERS).tag(sync=True)
-    heads = List(HEADS).tag(sync=True)
+    speakers = Dict().tag(sync=True)
+    heads = List().tag(sync=True)
     settings = Dict().tag(sync=True)
     messages = List().tag(sync=True)
     tokens = List().tag(sync=True)
@@ -60,7 +61,11 @@ class PlaygroundView(Page):
 
     def __init__(self, playground: Playground):
         self.playground, self._drawn = playground, 0.0
-        super().__init__(playground, controls=[each._asdict() | {"kind": each.kind} for each in CONTROLS])
+        super().__init__(playground)
+
+    def labels(self, _) -> dict:
+        speakers = {role: tr(name) for role, name in SPEAKERS.items()}
+        return {"controls": [each.drawn() for each in CONTROLS], "speakers": speakers, "heads": list(map(tr, HEADS))}
 
     def draw(self) -> None:
         state = {name: getattr(self.playground, name) for name in STATE}
@@ -74,28 +79,35 @@ class PlaygroundView(Page):
 
     def as_text(self) -> str:
         """The still picture, in plain text: the conversation, and what could be set."""
-        turns = [f"{SPEAKERS[message['role']]}: {message['content']}" for message in self.messages]
-        could = [": ".join(self._title()), *map(", ".join, (HEADS, *self._rows()))] if self.candidates else []
-        settings = "; ".join(f"{label} {value}" for label, value in self._setting_rows())
-        return "\n".join([STILL, *turns, *could, f"Settings: {settings}"])
+        turns = [
+            tr("{name}: {value}", name=self.speakers[turn["role"]], value=turn["content"]) for turn in self.messages
+        ]
+        could = [self._title(), *map(", ".join, (self.heads, *self._rows()))] if self.candidates else []
+        settings = tr("; ").join(f"{label} {value}" for label, value in self._setting_rows())
+        return "\n".join([tr(STILL), *turns, *could, tr("Settings: {settings}", settings=settings)])
 
     def as_html(self) -> str:
         """The same as a page fragment, without scripts or styles: those that show it would strip them."""
-        turns = [f"<p><b>{SPEAKERS[turn['role']]}</b> {escape(turn['content'])}</p>" for turn in self.messages]
-        could = [f"<p>{escape(': '.join(self._title()))}</p>", table(HEADS, self._rows())] if self.candidates else []
-        return "".join([f"<p>{STILL}</p>", *turns, *could, table(("Setting", "Value"), self._setting_rows())])
+        turns = [f"<p><b>{self.speakers[turn['role']]}</b> {escape(turn['content'])}</p>" for turn in self.messages]
+        could = []
+        if self.candidates:
+            could = [f"<p>{escape(self._title())}</p>", table(self.heads, self._rows())]
+        settings = table((tr("Setting"), tr("Value")), self._setting_rows())
+        return "".join([f"<p>{tr(STILL)}</p>", *turns, *could, settings])
 
     def _setting_rows(self) -> list[tuple[str, str]]:
-        rows = [("System prompt", self.system or "empty")]
+        rows = [(tr("System prompt"), self.system or tr("empty"))]
         for control in CONTROLS:
             value = self.settings[control.name]
-            rows.append((control.label, "empty" if value is None else f"{value:g}"))
+            rows.append((tr(control.label), tr("empty") if value is None else f"{value:g}"))
         return rows
 
-    def _title(self) -> tuple[str, str]:
+    def _title(self) -> str:
         place, count = self.candidates["place"] + 1, self.candidates["count"]
-        return f"What else it could have been, token {place} of {count}", self.candidates["title"]
+        title = tr("What else it could have been, token {place} of {count}", place=place, count=count)
+        return tr("{name}: {value}", name=title, value=self.candidates["title"])
 
     def _rows(self) -> list[tuple[str, ...]]:
         rows = self.candidates["rows"]
-        return [(row["rank"], row["name"] + " (chosen)" * row["chosen"], *row["figures"]) for row in rows]
+        names = [tr("{name} (chosen)", name=row["name"]) if row["chosen"] else row["name"] for row in rows]
+        return [(row["rank"], name, *row["figures"]) for row, name in zip(rows, names, strict=True)]
