@@ -66,14 +66,18 @@ def counterpart(page: str, pages: Iterable[str]) -> str | None:
 
 def contents(pages: Iterable[str], root: str) -> str:
     """The contents of the site, as MyST: all pages but the first, a list for each language."""
-    place = {page: next(at for at, pattern in enumerate(ORDER) if fnmatch(english(page), pattern)) for page in pages}
-    lists = []
+    lists = ""
     for tag, name in NAMES.items():
-        listed = sorted((place[page], page) for page in place if language(page) == tag and page != root)
+        listed = sorted((page for page in pages if language(page) == tag and page != root), key=place)
         if listed:
-            lines = ["```{toctree}", ":hidden:", f":caption: {name}", "", *(page for _, page in listed), "```"]
-            lists.append("\n".join(lines))
-    return "\n\n" + "\n\n".join(lists) + "\n"
+            lists += "\n".join(["\n\n```{toctree}", ":hidden:", f":caption: {name}", "", *listed, "```\n"])
+    return lists
+
+
+def place(page: str) -> tuple[int, str]:
+    """Where a page stands in the contents of its language; one that ORDER does not know stands last."""
+    known = (at for at, pattern in enumerate(ORDER) if fnmatch(english(page), pattern))
+    return next(known, len(ORDER)), page
 
 
 def with_switch(body: str, link: str, other: str) -> str:
