@@ -153,6 +153,14 @@ def test_how_long_a_kernel_stays_is_said_as_it_is_set():
     assert said in (ROOT / "Makefile").read_text() and said in (APP / "playground.ipynb").read_text()
 
 
+def test_the_chinese_page_is_the_same_but_for_its_prose():
+    english, chinese = (json.loads((APP / f"playground{name}.ipynb").read_text()) for name in ("", ".zh-CN"))
+    assert "关掉页面10分钟后" in json.dumps(chinese, ensure_ascii=False)
+    for notebook in (english, chinese):
+        notebook["cells"][0]["source"] = notebook["metadata"]["title"] = None
+    assert english == chinese
+
+
 def watch_length(element):
     """Keeps the lengths that a text had while it grew; call what is returned to have them."""
     element.evaluate(

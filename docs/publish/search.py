@@ -1,8 +1,8 @@
 """Full-text search in English and in Chinese, by Sphinx's own index: it needs no server, and no network.
 
 Chinese has no spaces. So a Chinese word is looked up by its pairs of neighbouring characters. A page with 旋转矩阵
-stands in the index under 旋转, 转矩 and 矩阵, and under each character alone. English is split and stemmed as in Sphinx.
-search.js does the same with what somebody looks for.
+stands in the index under 旋转, 转矩 and 矩阵, and under each character alone. English is split and stemmed as Sphinx
+does it. search.js does the same with what somebody looks for.
 """
 
 import re
