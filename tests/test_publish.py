@@ -146,8 +146,8 @@ def test_a_chinese_deck_has_the_same_slides():
     ]
     blocks = [(block.metadata.slideshow.slide_type, block.source.splitlines()[:1]) for block in deck(cells, "zh")]
     assert blocks[:4] == [("slide", ["# 甲"]), ("slide", ["## 乙"]), ("-", ["### 丙"]), ("-", ["draw()"])]
-    assert blocks[4:6] == [("notes", ["*图：一条线。*"]), ("-", ["它往下走。"])]
-    assert [text for _, (text,) in blocks if "第" in text] == ["### 第1题", "### 第2题"]
+    assert blocks[4] == ("notes", ["*图：一条线。*"]) and ("-", ["它往下走。"]) in blocks
+    assert [text for _, text in blocks if "第" in "".join(text)] == [["### 第1题"], ["### 第2题"]]
     assert blocks.count(("skip", ["## 常见问题"])) == 1 and blocks.count(("subslide", ["### 下一篇"])) == 1
 
 
