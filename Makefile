@@ -48,7 +48,7 @@ tour: .venv/lab.stamp
 	$(RUN) jupyter execute --timeout=600 $(FOLDER)*.ipynb
 
 app: .venv/lab.stamp
-	$(RUN) voila --Voila.config_file_paths=docs/app $(APP_ARGS) docs/app/playground$(if $(CHINESE),.zh-CN).ipynb
+	$(RUN) voila --Voila.config_file_paths=docs/app $(if $(CHINESE),--VoilaExporter.language_code=zh) $(APP_ARGS) docs/app/playground$(if $(CHINESE),.zh-CN).ipynb
 
 slides: .venv/site.stamp
 	.venv/bin/python docs/publish/slides.py build/slides
