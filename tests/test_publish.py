@@ -368,6 +368,22 @@ def test_the_browser_splits_a_text_as_the_index_did(site, page):
         assert asked and set(asked) <= {language.stem(word) for word in language.split(text)}, text
 
 
+def test_a_result_shows_the_place_of_a_chinese_word(site, page):
+    page.goto((site / "search.html").as_uri())
+    html = f'<div role="main">{"前文" * 400}这里旋转。{"后文" * 400}</div>'
+    shown = "html => Search.makeSearchSummary(html, new Set(['旋转__']), '').textContent"
+    assert "这里旋转" in page.evaluate(shown, html)
+
+
+def test_what_leads_on_stays_in_the_language(site):
+    for source in SOURCES:
+        tags = {source.stem.endswith(".zh-CN") or source.parent.name == "zh"}
+        for link in soup(built(site, source)).select(".related-pages a"):
+            to = (built(site, source).parent / link["href"]).resolve().relative_to(site.resolve())
+            tags.add(languages.language(str(to.with_suffix(""))) == languages.CHINESE)
+        assert len(tags) == 1, source
+
+
 # In two languages
 
 
@@ -407,6 +423,8 @@ def test_what_the_theme_says_on_a_chinese_page_is_chinese(site):
         said = [tag[name] for tag in whole.find_all(True) for name in ("aria-label", "placeholder") if tag.get(name)]
         said += [tag["title"] for tag in whole.select("link[title], a.headerlink[title]")]
         said += [tag.get_text() for tag in whole.select(words)]
+        captions = [tag.get_text() for tag in whole.select(".sidebar-tree .caption")]
+        assert captions == ["中文", "English"]  # its own pages first
         assert len(said) > 15 and [text for text in said if not HAN.search(text)] == [], path
 
 

@@ -17,7 +17,7 @@ MARK = "__"  # behind a word with less than three letters: of those, Sphinx's se
 
 
 class EnglishAndChinese(SearchEnglish):
-    """Its language_name stays English, because Sphinx builds the name of the browser's stemmer from it."""
+    """Its language_name stays English, because Sphinx 9.0.4 makes the name of the browser's stemmer of it."""
 
     lang = "en+zh"
     js_splitter_code = Path(__file__).with_name("search.js").read_text(encoding="utf-8")
