@@ -3,8 +3,11 @@
 # make tour    runs every notebook without a browser and writes none of them
 # make app     serves the playground as a page of its own, on this machine only; open the link with the token
 #              (each open page is a kernel of about 400 MB, which ends 10 minutes after its page was closed)
-# make slides  writes a deck for each notebook to build/slides
-# make site    writes the pages and the notebooks, with contents and search, to build/site
+# make slides  writes a deck for each notebook to build/slides, of the Chinese ones to build/slides/zh
+# make site    writes the pages and the notebooks, with contents and search, to build/site, in both languages
+#
+# 中文版: with MINIMAX_NB_LANGUAGE=zh, lab, app and tour take the Chinese course:
+#     make lab MINIMAX_NB_LANGUAGE=zh
 #
 # make check-room WHEELS=wheels    on a laptop on the day before a workshop: see docs/workshop.md
 #
@@ -17,6 +20,10 @@ TORCH_INDEX ?=
 LAB_ARGS ?=
 APP_ARGS ?=
 WHEELS ?=
+MINIMAX_NB_LANGUAGE ?=
+export MINIMAX_NB_LANGUAGE
+CHINESE := $(filter zh%,$(MINIMAX_NB_LANGUAGE))
+FOLDER := notebooks/$(if $(CHINESE),zh/)
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 RUN := .venv/bin/python -m
 
@@ -29,7 +36,7 @@ endif
 .PHONY: lab test tour app slides site check-room
 
 lab: .venv/lab.stamp
-	$(RUN) jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/01_installation.ipynb $(LAB_ARGS)
+	$(RUN) jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/$(FOLDER)01_installation.ipynb $(LAB_ARGS)
 
 # Two files at a time, each on one thread (tests/conftest.py); a notebook is a file
 test: .venv/test.stamp
@@ -38,10 +45,10 @@ test: .venv/test.stamp
 	$(RUN) pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=10
 
 tour: .venv/lab.stamp
-	$(RUN) jupyter execute --timeout=600 notebooks/*.ipynb
+	$(RUN) jupyter execute --timeout=600 $(FOLDER)*.ipynb
 
 app: .venv/lab.stamp
-	$(RUN) voila --Voila.config_file_paths=docs/app $(APP_ARGS) docs/app/playground.ipynb
+	$(RUN) voila --Voila.config_file_paths=docs/app $(if $(CHINESE),--VoilaExporter.language_code=zh) $(APP_ARGS) docs/app/playground$(if $(CHINESE),.zh-CN).ipynb
 
 slides: .venv/site.stamp
 	.venv/bin/python docs/publish/slides.py build/slides

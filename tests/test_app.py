@@ -8,6 +8,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -27,11 +29,16 @@ WEBSOCKET = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Ver
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """(address, token, log) of the page, served by the Makefile's own line."""
-    folder = tmp_path_factory.mktemp("app")
+    with serving(tmp_path_factory.mktemp("app")) as page:
+        yield page
+
+
+@contextmanager
+def serving(folder: Path, *variables: str) -> Iterator[tuple[str, str, Path]]:
     port = free_port()
     options = f"--port={port} --Voila.port_retries=0 --MappingKernelManager.cull_interval=1"
     options += f" --MappingKernelManager.cull_idle_timeout={IDLE}"
-    command = ["make", "-o", ".venv/lab.stamp", "app", f"RUN={sys.executable} -m", f"APP_ARGS={options}"]
+    command = ["make", "-o", ".venv/lab.stamp", "app", f"RUN={sys.executable} -m", f"APP_ARGS={options}", *variables]
     said = folder / "app.log"
     with said.open("w") as output:
         server = subprocess.Popen(command, cwd=ROOT, env=environment(folder), stdout=output, stderr=subprocess.STDOUT)
@@ -151,6 +158,23 @@ def test_how_long_a_kernel_stays_is_said_as_it_is_set():
     minutes = json.loads((APP / "voila.json").read_text())["MappingKernelManager"]["cull_idle_timeout"] / 60
     said = f"ends {minutes:.0f} minutes after"
     assert said in (ROOT / "Makefile").read_text() and said in (APP / "playground.ipynb").read_text()
+
+
+def test_the_chinese_page_is_the_same_but_for_its_prose():
+    english, chinese = (json.loads((APP / f"playground{name}.ipynb").read_text()) for name in ("", ".zh-CN"))
+    assert "关掉页面10分钟后" in json.dumps(chinese, ensure_ascii=False)
+    for notebook in (english, chinese):
+        notebook["cells"][0]["source"] = notebook["metadata"]["title"] = None
+    assert english == chinese
+
+
+def test_in_chinese_page_and_kernel_speak_it(tmp_path):
+    with serving(tmp_path, "MINIMAX_NB_LANGUAGE=zh") as (address, right, _):
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor())
+        with direct.open(f"{address}/?token={right}", timeout=SLOW / 1000) as response:
+            html = response.read().decode()
+    assert '<html lang="zh">' in html and "<h1" in html
+    assert "和小模型聊天" in html and "缓存已修复" in html  # the second is said by load()
 
 
 def watch_length(element):

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -64,6 +65,41 @@ def test_binder_installs_the_same_versions():
 def test_python_3_11_is_enough():
     assert PROJECT["requires-python"] == ">=3.11"
     assert PYPROJECT["tool"]["ruff"]["target-version"] == "py311"
+
+
+# One variable for the Chinese course
+
+
+@pytest.mark.parametrize(
+    ("language", "folder", "page"), [("", "", ""), ("zh", "zh/", ".zh-CN"), ("zh_CN.UTF-8", "zh/", ".zh-CN")]
+)
+def test_make_opens_the_course_in_the_language_of_one_variable(language, folder, page):
+    def lines(*more: str) -> list[str]:
+        command = ["make", "--silent", "--assume-old=.venv/lab.stamp", *more]
+        command += [f"MINIMAX_NB_LANGUAGE={language}"] if language else []
+        environment = {name: value for name, value in os.environ.items() if name != "MINIMAX_NB_LANGUAGE"}
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+        return run.stdout.splitlines()
+
+    lab, tour, app = lines("--dry-run", "lab", "tour", "app")
+    assert f"/lab/tree/notebooks/{folder}01_installation.ipynb" in lab
+    assert tour.endswith(f" notebooks/{folder}*.ipynb") and app.endswith(f" docs/app/playground{page}.ipynb")
+    assert lines("lab", "RUN=printenv MINIMAX_NB_LANGUAGE #") == [language]  # what kernels are told
+
+
+def test_notebooks_named_for_a_start_exist():
+    for name in (
+        "Makefile",
+        "README.md",
+        "README.zh-CN.md",
+        "docs/workshop.md",
+        "docs/workshop.zh-CN.md",
+        "binder/start",
+    ):
+        named = re.findall(
+            r"notebooks/[\w/]+\.ipynb", (ROOT / name).read_text(encoding="utf-8").replace("$(FOLDER)", "notebooks/")
+        )
+        assert named and [path for path in named if not (ROOT / path).exists()] == [], name
 
 
 # The repository

@@ -8,7 +8,8 @@ Cells are those of a notebook, as dicts: nbformat's, or JSON. Knows nothing of s
 import re
 from collections.abc import Sequence
 
-CAPTION = re.compile(r"\*(The (?:figure|table)\b.+?)\*(?!\w)", re.DOTALL)
+BEGINNINGS = (r"The figure\b", r"The table\b", "图：", "表：")
+CAPTION = re.compile(rf"\*((?:{'|'.join(BEGINNINGS)}).+?)\*(?!\w)", re.DOTALL)
 
 
 def describe(cells: Sequence[dict]) -> list[int]:

@@ -1,6 +1,6 @@
 """The notebooks as slides: one reveal.js deck each, with the outputs they were committed with. Nothing is executed.
 
-    python docs/publish/slides.py build/slides              # all of them
+    python docs/publish/slides.py build/slides              # all of them, the Chinese ones in its folder zh
     python docs/publish/slides.py build/slides 03           # those whose names begin so
 
 The decks need no network: reveal.js lies beside them, and formulas are MathML. A cell with a slide type of its own, in
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from math import ceil
 from pathlib import Path
+from unicodedata import east_asian_width
 
 import nbformat
 from captions import CAPTION, describe
@@ -30,22 +31,25 @@ NOTEBOOKS = HERE.parents[1] / "notebooks"
 REVEAL = files("sphinx_revealjs") / "_static" / "revealjs"  # that package carries reveal.js, with its licence
 CARRIED = ("LICENSE", "dist/reveal.js", "dist/reveal.css", "plugin/notes/notes.js")
 TYPES = ("slide", "subslide", "fragment", "skip", "notes")
-LEFT_OUT = "What goes wrong"
+LEFT_OUT = ("What goes wrong", "常见问题")
+QUESTION = {"en": "### Question {}", "zh": "### 第{}题"}  # by the language's code of two letters
 FULL, ALONE, PICTURE, SMALL = 18.5, 2, 11, 0.65  # a slide, its title, a figure, and a line of code, in lines of prose
 BLOCK = re.compile(r"(<details>.*?</details>|```.*?```)|\n\s*\n", re.DOTALL)  # folded, fenced, or between empty lines
 HEADING = re.compile(r"(#{1,3}) (.+)")
 LOCAL = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#|\w+\.ipynb)[^)\s]+\)")  # neither a web page nor a notebook
 DECK = re.compile(r"(\]\(\w+)\.ipynb")
+ABOVE = re.compile(r"(!\[[^\]]*\]\()\.\./")  # a picture as notebooks/zh finds it; nbconvert embeds those of one folder
+ANCHOR = re.compile(r'\s*<a id="[\w-]+"></a>\s*')
 WIDGET = "from minimax_nb.widgets import"
 QUESTION_ENDS = re.compile(r"(?<=</details>)(?=.)", re.DOTALL)  # in a quiz's still picture, after its folded answers
 
 
-def deck(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
+def deck(cells: Sequence[NotebookNode], language: str = "en") -> list[NotebookNode]:
     """The cells as they stand on slides: prose cut into its blocks, a slide type for each, no slide too full."""
-    return list(split(typed([block for cell in cells for block in cut(cell)])))
+    return list(split(typed([block for cell in cells for block in cut(cell, language)])))
 
 
-def cut(cell: NotebookNode) -> list[NotebookNode]:
+def cut(cell: NotebookNode, language: str) -> list[NotebookNode]:
     """Prose into its blocks; code from what it printed, where both together are too high; a quiz into its questions.
 
     Of another widget only the code is kept: a picture of it stands below, and slides run no widgets.
@@ -53,10 +57,11 @@ def cut(cell: NotebookNode) -> list[NotebookNode]:
     if own_type(cell):
         return [cell]
     if cell.cell_type == "markdown":
-        return [new_markdown_cell(part) for part in BLOCK.split(cell.source) if part and part.strip()]
+        parts = (part for part in BLOCK.split(cell.source) if part and part.strip())
+        return [new_markdown_cell(part) for part in parts if not ANCHOR.fullmatch(part)]
     if questions := asked(cell):
-        titled = [(new_markdown_cell(f"### Question {at}"), question) for at, question in enumerate(questions, 1)]
-        return [new_code_cell(cell.source), *(block for both in titled for block in both)]
+        titles = [new_markdown_cell(QUESTION[language].format(at)) for at, _ in enumerate(questions, 1)]
+        return [new_code_cell(cell.source), *(block for both in zip(titles, questions, strict=True) for block in both)]
     if WIDGET in cell.source:
         return [new_code_cell(cell.source)]
     if lines(cell) < FULL - ALONE:
@@ -90,7 +95,7 @@ def typed(blocks: Sequence[NotebookNode]) -> Sequence[NotebookNode]:
         section = title if level in (1, 2) else section
         kind = {0: "-", 3: "-" if above == 2 else "subslide"}.get(level, "slide")
         kind = "notes" if is_aside(block) else kind
-        kind = own_type(block) or ("skip" if section == LEFT_OUT else kind)
+        kind = own_type(block) or ("skip" if section in LEFT_OUT else kind)
         block.metadata.slideshow = {"slide_type": kind}
     return blocks
 
@@ -140,13 +145,16 @@ def output_lines(output: NotebookNode) -> float:
 
 
 def height(text: str, width: int) -> int:
-    return sum(ceil(len(line) / width) or 1 for line in text.splitlines())
+    """How many lines a text takes where so many Latin letters fit into one. A Chinese character is as wide as two."""
+    wide = (sum(1 + (east_asian_width(letter) in "WF") for letter in line) for line in text.splitlines())
+    return sum(ceil(columns / width) or 1 for columns in wide)
 
 
 def on_slide(block: NotebookNode) -> NotebookNode:
     """Links to notebooks lead to their decks, others into the repository become text; no marks for tests in code."""
     if block.cell_type == "markdown":
-        block.source = DECK.sub(r"\1.html", LOCAL.sub(r"\1", block.source)).replace("<details>", "<details open>")
+        linked = DECK.sub(r"\1.html", LOCAL.sub(r"\1", block.source))
+        block.source = ABOVE.sub(r"\1", linked).replace("<details>", "<details open>")
     else:
         block.source = block.source.removeprefix("# NBVAL_IGNORE_OUTPUT\n")
     return block
@@ -168,19 +176,25 @@ class Deck(SlidesExporter):
 
 
 def write(path: Path, to: Path) -> None:
+    """The deck of a notebook: NAME.html in the folder `to`, in its folder zh for one of notebooks/zh."""
+    chinese = path.parent.name == "zh"
+    language = "zh" if chinese else "en"
     notebook = nbformat.read(path, 4)
     describe(notebook.cells)
-    notebook.cells = [on_slide(block) for block in deck(notebook.cells)]
+    notebook.cells = [on_slide(block) for block in deck(notebook.cells, language)]
     exporter = Deck(
         template_name="deck",
         extra_template_basedirs=[str(HERE)],
-        reveal_url_prefix="reveal.js",
+        reveal_url_prefix="../reveal.js" if chinese else "reveal.js",
         reveal_theme="kit",
+        language_code=language,
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
-    html, _ = exporter.from_notebook_node(notebook)
-    (to / f"{path.stem}.html").write_text(html, encoding="utf-8")
+    html, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": path.stem}})
+    target = to / path.relative_to(NOTEBOOKS).with_suffix(".html")
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(html, encoding="utf-8")
 
 
 def main() -> None:
@@ -189,7 +203,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="how the notebooks' names begin; all without")
     arguments = parser.parse_args()
     carry(arguments.to / "reveal.js")
-    for path in track(sorted(NOTEBOOKS.glob("*.ipynb"))):
+    for path in track(sorted([*NOTEBOOKS.glob("*.ipynb"), *NOTEBOOKS.glob("zh/*.ipynb")])):
         if path.name.startswith(tuple(arguments.names) or ""):
             write(path, arguments.to)
 
