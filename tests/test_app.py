@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -161,8 +162,11 @@ def test_how_long_a_kernel_stays_is_said_as_it_is_set():
 
 
 def test_the_chinese_page_is_the_same_but_for_its_prose():
+    """Its prose carries the hash of the English prose that it was translated from, as in notebooks/zh."""
     english, chinese = (json.loads((APP / f"playground{name}.ipynb").read_text()) for name in ("", ".zh-CN"))
     assert "关掉页面10分钟后" in json.dumps(chinese, ensure_ascii=False)
+    source = sha256("".join(english["cells"][0]["source"]).strip().encode()).hexdigest()[:10]
+    assert chinese["cells"][0]["metadata"].pop("en") == source, "the English prose has changed: translate it again"
     for notebook in (english, chinese):
         notebook["cells"][0]["source"] = notebook["metadata"]["title"] = None
     assert english == chinese
