@@ -4,17 +4,20 @@
     python notebooks/execute.py 03 05                   # those whose names begin so
     python notebooks/execute.py 05 --to evidence/       # elsewhere, the originals left as they are
 
-A notebook that fails is left as it was. Times and widget views are dropped: they change with every run, and the view of
-a kernel that is gone shows an error.
+The Chinese notebook gets its outputs from the same run, its figures included. A notebook that fails is left as it was.
+Times and widget views are dropped: they change with every run, and the view of a kernel that is gone shows an error.
 """
 
 import argparse
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+from chinese_figures import CHINESE
 from nbclient import NotebookClient
 from rich.progress import track
+from translate import picture_hash, sync
 
 HERE = Path(__file__).resolve().parent
 STILL = "A widget, in JupyterLab: run this cell there."
@@ -22,10 +25,16 @@ STILL_PICTURE = r'<div data-mmnb-still="\w+">(.*)</div>'
 
 
 def execute(path: Path, to: Path) -> None:
-    """Write the executed copy of `path` to the folder `to`."""
+    """Write the executed copy of `path` to the folder `to`, and in place its Chinese counterpart as well."""
     notebook = nbformat.read(path, 4)
+    both = f"import sys; sys.path.append({str(HERE)!r}); import chinese_figures as c; c.show_both({path.name!r})"
     client = NotebookClient(
-        notebook, timeout=1200, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(HERE)}}
+        notebook,
+        timeout=1200,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(HERE)}},
+        extra_arguments=[f"--IPKernelApp.exec_lines={both}"],
     )
     with client.setup_kernel():
         for number, cell in enumerate(track(notebook.cells, path.stem)):
@@ -34,7 +43,18 @@ def execute(path: Path, to: Path) -> None:
         if "outputs" in cell:
             cell.outputs = without_views(cell.outputs)
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
+    figures = {hash_: png for cell in notebook.cells for hash_, png in taken(cell.get("outputs", []))}
     nbformat.write(notebook, to / path.name)
+    if to == HERE:
+        sync((path.name,), figures)
+
+
+def taken(outputs: list) -> Iterator[tuple[str, str]]:
+    """Take the Chinese figures out of the outputs, each with the hash of the English one."""
+    for output in outputs:
+        if (png := output.get("data", {}).pop(CHINESE, None)) is not None:
+            output.metadata.pop(CHINESE, None)
+            yield picture_hash(output.data["image/png"]), png
 
 
 def without_views(outputs: list) -> list:

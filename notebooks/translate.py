@@ -128,6 +128,9 @@ def stale_cells() -> Iterator[Problem]:
     for path, its_chinese in notebooks().items():
         number, there = path.name[:2], read_chinese(its_chinese)
         sync = f"{COMMAND} sync {number}"
+        if not there.cells:
+            yield Problem(f"zh/{path.name}", "is not there yet", f"{sync}, and translate it")
+            continue
         try:
             wanted = chinese_notebook(path)
         except ValueError as error:
@@ -148,7 +151,7 @@ def stale_cells() -> Iterator[Problem]:
                 yield Problem(where, "shows the English figure", f"python notebooks/execute.py {number}")
         extra = [cell.id for cell in there.cells if cell.id not in hashes]
         yield from (Problem(f"zh/{path.name}, cell {name}", "has no English cell", sync) for name in extra)
-        if not extra and [*have] != [*hashes]:
+        if have.keys() == hashes.keys() and [*have] != [*hashes]:
             yield Problem(f"zh/{path.name}", "has its cells in another order", sync)
     used = {cell.id for path in notebooks() for cell in nbformat.read(path, 4).cells} | {SHARED}
     for name in read_strings().keys() - used:
