@@ -10,14 +10,13 @@ Times and widget views are dropped: they change with every run, and the view of 
 
 import argparse
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-from chinese_figures import CHINESE
 from nbclient import NotebookClient
 from rich.progress import track
-from translate import picture_hash, sync
+from translate import has_picture, picture_hash, sync
+from translation.figures import CHINESE
 
 HERE = Path(__file__).resolve().parent
 STILL = "A widget, in JupyterLab: run this cell there."
@@ -27,7 +26,7 @@ STILL_PICTURE = r'<div data-mmnb-still="\w+">(.*)</div>'
 def execute(path: Path, to: Path) -> None:
     """Write the executed copy of `path` to the folder `to`, and in place its Chinese counterpart as well."""
     notebook = nbformat.read(path, 4)
-    both = f"import sys; sys.path.append({str(HERE)!r}); import chinese_figures as c; c.show_both({path.name!r})"
+    both = f"import sys; sys.path.append({str(HERE)!r}); import translation.figures as f; f.show_both({path.name!r})"
     client = NotebookClient(
         notebook,
         timeout=1200,
@@ -39,22 +38,34 @@ def execute(path: Path, to: Path) -> None:
     with client.setup_kernel():
         for number, cell in enumerate(track(notebook.cells, path.stem)):
             client.execute_cell(cell, number)
+    pictures = {}
     for cell in notebook.cells:
         if "outputs" in cell:
-            cell.outputs = without_views(cell.outputs)
+            cell.outputs, chinese = without_chinese(without_views(cell.outputs))
+            pictures |= chinese
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
-    figures = {hash_: png for cell in notebook.cells for hash_, png in taken(cell.get("outputs", []))}
     nbformat.write(notebook, to / path.name)
     if to == HERE:
-        sync((path.name,), figures)
+        sync((path.name,), pictures)
 
 
-def taken(outputs: list) -> Iterator[tuple[str, str]]:
-    """Take the Chinese figures out of the outputs, each with the hash of the English one."""
+def without_chinese(outputs: list) -> tuple[list, dict[str, dict]]:
+    """The English outputs, and the Chinese data of figures and stills by the hash of the English ones.
+
+    A still comes as an output of its own, after the English one. What the package shows in English only stays so.
+    """
+    kept, pictures = [], {}
     for output in outputs:
-        if (png := output.get("data", {}).pop(CHINESE, None)) is not None:
-            output.metadata.pop(CHINESE, None)
-            yield picture_hash(output.data["image/png"]), png
+        data = output.get("data", {})
+        chinese = data.pop(CHINESE, None)
+        output.get("metadata", {}).pop(CHINESE, None)
+        if chinese and not has_picture(output):
+            pictures[picture_hash(kept[-1])] = chinese
+            continue
+        kept.append(output)
+        if has_picture(output):
+            pictures[picture_hash(output)] = chinese or dict(data)
+    return kept, pictures
 
 
 def without_views(outputs: list) -> list:

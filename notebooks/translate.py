@@ -5,8 +5,8 @@
     python notebooks/translate.py accept 01-23 README.md#start quiz.toml#01-2    # these are translated anew
 
 Markdown is translated by hand. A Chinese cell remembers in its metadata the hash of its English source; so do a section
-of a page and a question of the quiz (sections.py). Code cells and outputs are made from the English notebook, with
-the strings in zh/strings.toml (chinese.py). Chinese figures come from execute.py.
+of a page and a question of the quiz. Code cells and outputs are made from the English notebook, with the strings in
+zh/strings.toml; Chinese figures come from execute.py. The folder translation/ holds what this command is made of.
 """
 
 import argparse
@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
-from chinese import SHARED, Pair, Words, chinese_code, read_strings, said_by_the_package
 from minimax_nb.language import speaking
 from nbformat import NotebookNode
-from sections import HERE, PAGES, QUIZ, ROOT, Part, hash_of, questions, sections, with_hash
+from translation.code import SHARED, Pair, chinese_code, read_strings
+from translation.outputs import Spoken, Words
+from translation.sections import HERE, PAGES, QUIZ, ROOT, Part, hash_of, questions, sections, with_hash
 
-COMMAND = "python notebooks/translate.py"
+COMMAND, STRINGS = "python notebooks/translate.py", "zh/strings.toml"
 
 
 class Problem(NamedTuple):
@@ -43,18 +44,17 @@ def notebooks(numbers: tuple[str, ...] = ("",)) -> dict[Path, Path]:
     return {path: HERE / "zh" / path.name for path in sorted(HERE.glob("*.ipynb")) if path.name.startswith(numbers)}
 
 
-def chinese_notebook(path: Path, pictures: Mapping[str, str] | None = None) -> NotebookNode:
+def chinese_notebook(path: Path, pictures: Mapping[str, dict] | None = None) -> NotebookNode:
     """The Chinese counterpart of an English notebook, as `sync` writes it.
 
-    Markdown is what the Chinese one has; a cell that it lacks stands in English, with no hash. `pictures` are new
-    Chinese figures, by the hash of the English one; others are taken from the notebook that is there.
+    Markdown is what the Chinese one has; a cell that it lacks stands in English, with no hash. `pictures` are the data
+    of new Chinese figures and stills, by the hash of the English one; others are taken from the notebook that is there.
     ValueError, with the id of the cell, if a string of strings.toml does not fit.
     """
     english, chinese = nbformat.read(path, 4), read_chinese(HERE / "zh" / path.name)
     known = {cell.id: cell for cell in chinese.cells if cell.cell_type == "markdown"}
     pictures = shown(chinese) | dict(pictures or {})
-    spoken: list[Pair] = []
-    cells = []
+    spoken, cells, strings = Spoken(), [], read_strings(HERE / STRINGS)
     for cell in english.cells:
         if cell.cell_type == "markdown":
             old = known.get(cell.id)
@@ -62,13 +62,13 @@ def chinese_notebook(path: Path, pictures: Mapping[str, str] | None = None) -> N
             source = old.source if old else cell.source
             cells.append(nbformat.from_dict(cell | {"source": source, "metadata": metadata}))
             continue
-        source, pairs = in_chinese(cell)
-        spoken = [*pairs, *spoken]
-        words = Words([*spoken, *said_by_the_package()])
-        outputs = [chinese_output(output, words, pictures) for output in cell.get("outputs", [])]
-        if (number := quiz_number(cell)) and outputs and QUIZ[1].exists():
-            outputs[0].data |= quiz_still(number)
-        cells.append(nbformat.from_dict(cell | {"source": source, "outputs": outputs}))
+        source, pairs = in_chinese(cell, strings)
+        words = spoken.words(cell.source, pairs)
+        made = [chinese_output(output, words, pictures) for output in outputs(cell)]
+        if made and (number := quiz_number(cell)):
+            made[0].data |= quiz_still(number)
+            made[0].metadata["en"] = picture_hash(outputs(cell)[0])
+        cells.append(nbformat.from_dict(cell | {"source": source, "outputs": made}))
     return nbformat.from_dict(english | {"cells": cells})
 
 
@@ -76,37 +76,40 @@ def read_chinese(path: Path) -> NotebookNode:
     return nbformat.read(path, 4) if path.exists() else nbformat.v4.new_notebook()
 
 
-def in_chinese(cell: NotebookNode) -> tuple[str, list[Pair]]:
-    strings = read_strings()
+def in_chinese(cell: NotebookNode, strings: Mapping[str, dict[str, str]]) -> tuple[str, list[Pair]]:
     try:
         return chinese_code(cell.source, strings.get(cell.id, {}), strings.get(SHARED, {}))
     except ValueError as error:
-        raise ValueError(f"{cell.id}: {error}") from error
+        raise ValueError(f"{STRINGS}, {cell.id}: {error}") from error
 
 
-def chinese_output(output: NotebookNode, words: Words, pictures: Mapping[str, str]) -> NotebookNode:
+def chinese_output(output: NotebookNode, words: Words, pictures: Mapping[str, dict]) -> NotebookNode:
     output = nbformat.from_dict(output)  # a copy
     if output.output_type == "stream":
         output.text = words.text(output.text)
-    elif "image/png" in output.get("data", {}):
-        of = picture_hash(output.data["image/png"])
+    elif has_picture(output):
+        of = picture_hash(output)
         output.metadata |= {"en": of} if of in pictures else {}
-        output.data["image/png"] = pictures.get(of, output.data["image/png"])
+        output.data |= pictures.get(of, {})
     elif "data" in output:
-        for kind, translated in (("text/plain", words.text), ("text/html", words.html)):
-            if kind in output.data:
-                output.data[kind] = translated(output.data[kind])
+        output.data["text/plain"] = words.text(output.data["text/plain"])
     return output
 
 
-def shown(chinese: NotebookNode) -> dict[str, str]:
-    """The figures of a Chinese notebook, by the hash of the English ones."""
-    outputs = [output for cell in chinese.cells for output in cell.get("outputs", [])]
-    return {each.metadata["en"]: each.data["image/png"] for each in outputs if "en" in each.get("metadata", {})}
+def shown(chinese: NotebookNode) -> dict[str, dict]:
+    """The figures and stills of a Chinese notebook, by the hash of the English ones."""
+    found = [output for cell in chinese.cells for output in outputs(cell) if has_picture(output)]
+    return {each.metadata["en"]: each.data for each in found if "en" in each.metadata}
 
 
-def picture_hash(png: str) -> str:
-    return sha256("".join(png.split()).encode()).hexdigest()[:10]
+def has_picture(output: NotebookNode) -> bool:
+    """Whether it is a figure, or what stands for a widget where none runs."""
+    return not {"image/png", "text/html"}.isdisjoint(output.get("data", {}))
+
+
+def picture_hash(output: NotebookNode) -> str:
+    picture = output.data.get("image/png") or output.data["text/html"]
+    return sha256("".join(picture.split()).encode()).hexdigest()[:10]
 
 
 def quiz_number(cell: NotebookNode) -> str | None:
@@ -116,6 +119,8 @@ def quiz_number(cell: NotebookNode) -> str | None:
 
 def quiz_still(number: str) -> dict[str, str]:
     """What a cell with a quiz shows where no widgets run, from the file of the questions."""
+    if not QUIZ[1].exists():
+        return {}
     from minimax_nb.widgets.explorers.quiz import Quiz, read
     from minimax_nb.widgets.explorers.view import ExplorerView
 
@@ -124,38 +129,49 @@ def quiz_still(number: str) -> dict[str, str]:
         return {"text/html": view.as_html(), "text/plain": view.as_text()}
 
 
-def stale_cells() -> Iterator[Problem]:
-    for path, its_chinese in notebooks().items():
-        number, there = path.name[:2], read_chinese(its_chinese)
-        sync = f"{COMMAND} sync {number}"
-        if not there.cells:
+def stale_notebooks() -> Iterator[Problem]:
+    for path, chinese in notebooks().items():
+        sync = f"{COMMAND} sync {path.name[:2]}"
+        if not chinese.exists():
             yield Problem(f"zh/{path.name}", "is not there yet", f"{sync}, and translate it")
             continue
         try:
-            wanted = chinese_notebook(path)
+            yield from stale_cells(path, read_chinese(chinese), chinese_notebook(path), sync)
         except ValueError as error:
-            yield Problem(f"cell {str(error).replace(':', ', zh/strings.toml:', 1)}", "mend it", f"then {sync}")
-            continue
-        hashes = {cell.id: hash_of(cell.source) for cell in nbformat.read(path, 4).cells}
-        have = {cell.id: cell for cell in there.cells}
-        for cell in wanted.cells:
-            where = f"zh/{path.name}, cell {cell.id}"
-            if cell.id not in have:
-                yield Problem(where, "is missing", f"{sync}, and translate it")
-            elif cell.cell_type == "markdown" and cell.metadata.get("en") != hashes[cell.id]:
-                why = "its English source has changed" if "en" in cell.metadata else "is not translated yet"
-                yield Problem(where, why, f"translate it, then {COMMAND} accept {cell.id}")
-            elif have[cell.id] != cell:
-                yield Problem(where, "is not what the English cell makes it", sync)
-            elif any("image/png" in output.get("data", {}) and "en" not in output.metadata for output in outputs(cell)):
-                yield Problem(where, "shows the English figure", f"python notebooks/execute.py {number}")
-        extra = [cell.id for cell in there.cells if cell.id not in hashes]
-        yield from (Problem(f"zh/{path.name}, cell {name}", "has no English cell", sync) for name in extra)
-        if have.keys() == hashes.keys() and [*have] != [*hashes]:
-            yield Problem(f"zh/{path.name}", "has its cells in another order", sync)
-    used = {cell.id for path in notebooks() for cell in nbformat.read(path, 4).cells} | {SHARED}
-    for name in read_strings().keys() - used:
-        yield Problem(f"zh/strings.toml, table {name}", "has no English cell", "delete it")
+            where, _, why = str(error).partition(": ")
+            yield Problem(where, why, f"mend it, then {sync}")
+    yield from stale_strings()
+
+
+def stale_cells(path: Path, there: NotebookNode, wanted: NotebookNode, sync: str) -> Iterator[Problem]:
+    hashes = {cell.id: hash_of(cell.source) for cell in nbformat.read(path, 4).cells}
+    have = {cell.id: cell for cell in there.cells}
+    for cell in wanted.cells:
+        where, pictures = f"zh/{path.name}, cell {cell.id}", [each for each in outputs(cell) if has_picture(each)]
+        if cell.id not in have:
+            yield Problem(where, "is missing", f"{sync}, and translate it")
+        elif cell.cell_type == "markdown" and cell.metadata.get("en") != hashes[cell.id]:
+            why = "its English source has changed" if "en" in cell.metadata else "is not translated yet"
+            yield Problem(where, why, f"translate it, then {COMMAND} accept {cell.id}")
+        elif have[cell.id] != cell:
+            yield Problem(where, "is not what the English cell makes it", sync)
+        elif any("en" not in each.metadata for each in pictures):
+            yield Problem(where, "shows the English picture", f"python notebooks/execute.py {path.name[:2]}")
+    for name in have.keys() - hashes.keys():
+        yield Problem(f"zh/{path.name}, cell {name}", "has no English cell", sync)
+    if have.keys() == hashes.keys() and [*have] != [*hashes]:
+        yield Problem(f"zh/{path.name}", "has its cells in another order", sync)
+
+
+def stale_strings() -> Iterator[Problem]:
+    """Tables and shared fragments of strings.toml that no cell has any more."""
+    cells = [cell for path in notebooks() for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    for name, table in read_strings(HERE / STRINGS).items():
+        if name == SHARED:
+            gone = [fragment for fragment in table if not any(fragment in cell.source for cell in cells)]
+            yield from (Problem(f"{STRINGS}, {SHARED}", f"stands in no cell: {each!r}", "delete it") for each in gone)
+        elif name not in {cell.id for cell in cells}:
+            yield Problem(f"{STRINGS}, {name}", "has no English cell", "delete it")
 
 
 def outputs(cell: NotebookNode) -> list[NotebookNode]:
@@ -197,10 +213,10 @@ def stale_sections() -> Iterator[Problem]:
 
 
 def problems() -> list[Problem]:
-    return [*stale_cells(), *stale_sections()]
+    return [*stale_notebooks(), *stale_sections()]
 
 
-def sync(numbers: tuple[str, ...] = ("",), pictures: Mapping[str, str] | None = None) -> None:
+def sync(numbers: tuple[str, ...] = ("",), pictures: Mapping[str, dict] | None = None) -> None:
     """Write the Chinese notebooks whose names begin so. All or none of them."""
     made = {chinese: chinese_notebook(path, pictures) for path, chinese in notebooks(numbers).items()}
     for path, notebook in made.items():

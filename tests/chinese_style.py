@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from chinese import skeleton
 from markdown_it import MarkdownIt
+from translation.code import skeleton
 
 GLOSSARY = tomllib.loads((Path(__file__).parents[1] / "notebooks" / "zh" / "glossary.toml").read_text(encoding="utf-8"))
 HAN, WIDE = r"\u3400-\u9fff", r"，。：；？！、（）“”《》"
@@ -148,7 +148,7 @@ def links(text: str) -> Counter:
     """Where a text's links go, without folders, so that both languages' compare; places in the page itself as well."""
     found = [match for match in LINK.findall(CODE.sub("x", FENCE.sub("", text)))]
     inner = [link for _, said, _ in found for link in LINK.findall(said)]
-    return Counter(_target(address) for _, said, address in [*found, *inner] if said not in ("English", "中文"))
+    return Counter(_target(address) for _, said, address in [*found, *inner] if said not in ("English", "中文版"))
 
 
 def _target(address: str) -> str:

@@ -1,37 +1,44 @@
-"""In the kernel of an English notebook: each figure is drawn a second time, with its words in Chinese.
+"""In the kernel of an English notebook: each figure, and each still picture of a widget, comes in Chinese as well.
 
     show_both("01_installation.ipynb")      # execute.py does that before the first cell
 
-So both languages show one measurement. The second picture comes with the first, as CHINESE; execute.py takes it away.
+So both languages show one measurement. The Chinese data come with the English ones, as CHINESE; execute.py takes them
+away. A figure is drawn again with its words replaced, and a widget again in the other language.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import nbformat
-from chinese import HERE, SHARED, Words, chinese_code, read_strings, said_by_the_package
 from IPython import get_ipython
 from IPython.core.formatters import BaseFormatter
+from IPython.display import display
 from minimax_nb.language import speaking
 from traitlets import Unicode
 
-CHINESE = "application/vnd.minimax-nb.chinese-png"
+from .code import SHARED, chinese_code, read_strings
+from .outputs import Spoken, Words
+from .sections import HERE
+
+CHINESE = "application/vnd.minimax-nb.chinese+json"
 
 
 def show_both(name: str) -> None:
     """From here on figures of this kernel, which runs the notebook `name`, come in both languages."""
-    shell, strings = get_ipython(), read_strings()
+    shell, strings = get_ipython(), read_strings(HERE / "zh" / "strings.toml")
     shared = strings.get(SHARED, {})
     cells = [cell for cell in nbformat.read(HERE / name, 4).cells if cell.cell_type == "code"]
     pairs = {cell.source: chinese_code(cell.source, strings.get(cell.id, {}), shared)[1] for cell in cells}
-    spoken = []
+    spoken, words = Spoken(), Words([])
 
     def before_a_cell(about) -> None:
-        spoken[:0] = pairs.get(about.raw_cell, [])
+        nonlocal words
+        if about.raw_cell in pairs:
+            words = spoken.words(about.raw_cell, pairs[about.raw_cell])
 
-    def drawn_in_chinese(figure) -> str:
-        with in_chinese(figure, Words([*spoken, *said_by_the_package()])):
-            return shell.display_formatter.formatters["image/png"](figure)
+    def drawn_in_chinese(figure) -> dict[str, str]:
+        with in_chinese(figure, words):
+            return {"image/png": shell.display_formatter.formatters["image/png"](figure)}
 
     class Chinese(BaseFormatter):
         """Not `for_type(Figure)`: matplotlib takes that out of every formatter when it comes."""
@@ -39,9 +46,15 @@ def show_both(name: str) -> None:
         format_type = Unicode(CHINESE)
 
         def __call__(self, shown):
-            module, name = type(shown).__module__, type(shown).__name__
-            return drawn_in_chinese(shown) if (module, name) == ("matplotlib.figure", "Figure") else None
+            return drawn_in_chinese(shown) if isinstance(shown, Figure) else None
 
+    shown_in_english = Page._ipython_display_
+
+    def shown_in_both(page: Page) -> None:
+        shown_in_english(page)
+        display({CHINESE: still_in_chinese(page), "text/plain": ""}, raw=True)
+
+    Page._ipython_display_ = shown_in_both
     shell.events.register("pre_run_cell", before_a_cell)
     shell.display_formatter.formatters[CHINESE] = Chinese(parent=shell.display_formatter)
 
@@ -49,11 +62,6 @@ def show_both(name: str) -> None:
 @contextmanager
 def in_chinese(figure, words: Words) -> Iterator[None]:
     """The words of a figure in Chinese while it is drawn, in a font that has them; afterwards as they were."""
-    from matplotlib.text import Text
-    from matplotlib.ticker import FixedFormatter
-
-    from minimax_nb.plots import fonts
-
     with speaking("zh"):
         family = fonts.settings().get("font.family")
     texts = figure.findobj(Text)
@@ -64,11 +72,11 @@ def in_chinese(figure, words: Words) -> Iterator[None]:
     labels = [(tick, tick.seq) for tick in ticks]
     try:
         for text, said, its_family in before:
-            text.set_text(words.text(said))
+            text.set_text(words.label(said))
             if family and "monospace" not in its_family:
                 text.set_fontfamily(family)
         for tick, said in labels:
-            tick.seq = [words.text(str(each)) for each in said]
+            tick.seq = [words.label(str(each)) for each in said]
         yield
     finally:
         for text, said, its_family in before:
@@ -76,3 +84,16 @@ def in_chinese(figure, words: Words) -> Iterator[None]:
             text.set_fontfamily(its_family)
         for tick, said in labels:
             tick.seq = said
+
+
+def still_in_chinese(page: Page) -> dict[str, str]:
+    """What stands for a widget where none runs, with the state that it has now."""
+    worker = page._worker
+    before = vars(worker).copy()
+    with speaking("zh"):
+        if isinstance(worker, Explorer):
+            worker.picture, worker.text = worker.draw(), worker.describe()
+            worker.status = worker.summary() or worker.status
+        still = {"text/html": page.as_html(), "text/plain": page.as_text()}
+    vars(worker).update(before)
+    return still

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]  # notebooks/
 ROOT = HERE.parent
 PAGES = {
     ROOT / english: ROOT / chinese
