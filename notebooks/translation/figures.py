@@ -13,8 +13,15 @@ import nbformat
 from IPython import get_ipython
 from IPython.core.formatters import BaseFormatter
 from IPython.display import display
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 from minimax_nb.language import speaking
 from traitlets import Unicode
+
+from minimax_nb.plots import fonts
+from minimax_nb.widgets.explorers.explorer import Explorer
+from minimax_nb.widgets.page import Page
 
 from .code import SHARED, chinese_code, read_strings
 from .outputs import Spoken, Words

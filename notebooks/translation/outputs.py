@@ -147,7 +147,7 @@ def _longest_first(patterns: Iterable[_Pattern | None]) -> list[_Pattern]:
 
 @cache
 def _pattern(english: Parts, chinese: Parts, whole: bool) -> _Pattern | None:
-    """None where no word is there to find it by. In a part of a line, a placeholder at an end is a number or one word."""
+    """None where no word is there to find it by. In a part of a line a placeholder at an end is one word."""
     literals = tuple(part for part in english if isinstance(part, str))
     if not re.search(r"[^\W\d_]", "".join(literals)):
         return None
