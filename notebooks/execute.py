@@ -4,8 +4,8 @@
     python notebooks/execute.py 03 05                   # those whose names begin so
     python notebooks/execute.py 05 --to evidence/       # elsewhere, the originals left as they are
 
-A notebook that fails is left as it was. Times and widget views are dropped: they change with every run, and the view of
-a kernel that is gone shows an error.
+The Chinese notebook gets its outputs from the same run, its figures included. A notebook that fails is left as it was.
+Times and widget views are dropped: they change with every run, and the view of a kernel that is gone shows an error.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from rich.progress import track
+from translate import has_picture, picture_hash, sync
+from translation.figures import CHINESE
 
 HERE = Path(__file__).resolve().parent
 STILL = "A widget, in JupyterLab: run this cell there."
@@ -22,19 +24,48 @@ STILL_PICTURE = r'<div data-mmnb-still="\w+">(.*)</div>'
 
 
 def execute(path: Path, to: Path) -> None:
-    """Write the executed copy of `path` to the folder `to`."""
+    """Write the executed copy of `path` to the folder `to`, and in place its Chinese counterpart as well."""
     notebook = nbformat.read(path, 4)
+    both = f"import sys; sys.path.append({str(HERE)!r}); import translation.figures as f; f.show_both({path.name!r})"
     client = NotebookClient(
-        notebook, timeout=1200, record_timing=False, coalesce_streams=True, resources={"metadata": {"path": str(HERE)}}
+        notebook,
+        timeout=1200,
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(HERE)}},
+        extra_arguments=[f"--IPKernelApp.exec_lines={both}"],
     )
     with client.setup_kernel():
         for number, cell in enumerate(track(notebook.cells, path.stem)):
             client.execute_cell(cell, number)
+    pictures = {}
     for cell in notebook.cells:
         if "outputs" in cell:
-            cell.outputs = without_views(cell.outputs)
+            cell.outputs, chinese = without_chinese(without_views(cell.outputs))
+            pictures |= chinese
     notebook.metadata = {"kernelspec": notebook.metadata["kernelspec"], "language_info": {"name": "python"}}
     nbformat.write(notebook, to / path.name)
+    if to == HERE:
+        sync((path.name,), pictures)
+
+
+def without_chinese(outputs: list) -> tuple[list, dict[str, dict]]:
+    """The English outputs, and the Chinese data of figures and stills by the hash of the English ones.
+
+    A still comes as an output of its own, after the English one. What the package shows in English only stays so.
+    """
+    kept, pictures = [], {}
+    for output in outputs:
+        data = output.get("data", {})
+        chinese = data.pop(CHINESE, None)
+        output.get("metadata", {}).pop(CHINESE, None)
+        if chinese and not has_picture(output):
+            pictures[picture_hash(kept[-1])] = chinese
+            continue
+        kept.append(output)
+        if has_picture(output):
+            pictures[picture_hash(output)] = chinese or dict(data)
+    return kept, pictures
 
 
 def without_views(outputs: list) -> list:
