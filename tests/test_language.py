@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 import threading
+from functools import cache
 from pathlib import Path
 from string import Formatter
 
@@ -131,6 +132,7 @@ def literals(path: Path) -> list[str]:
     return found
 
 
+@cache
 def said() -> dict[str, set[str]]:
     """English -> the modules that say it, as the tables of zh.toml are named; a script counts as its module."""
     found = {}
