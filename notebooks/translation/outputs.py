@@ -158,6 +158,8 @@ def _pattern(english: Parts, chinese: Parts, whole: bool) -> _Pattern | None:
             regex += re.escape(part) if whole else _whole_words(part, at == 0, at == last)
         elif IS_NUMBER.search(part.spec):
             regex += f"( *(?:{NUMBER}) *)" if WIDTH.match(part.spec) else f"({NUMBER})"
+        elif width := WIDTH.match(part.spec):
+            regex += rf"([^\n]{{{width[2]},}}?)"
         else:
             regex += r"(\S+)" if at in (0, last) and not whole else r"([^\n]*?)"
     return _Pattern(literals, f"(?m:^{regex}$)" if whole else regex, fields, chinese)
@@ -185,7 +187,7 @@ def _padded_again(value: str, translated: Callable[[str], str], spec: str) -> st
     inner = value.strip(" ")
     said = translated(inner) if inner else inner
     if width := WIDTH.match(spec):
-        align = width[1] or (">" if IS_NUMBER.search(spec) else "<")
+        align = width[1] or (">" if re.fullmatch(NUMBER, inner) else "<")
         return format(said, f"{align.replace('=', '>')}{width[2]}")
     if said == inner:
         return value
