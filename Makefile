@@ -38,11 +38,11 @@ endif
 lab: .venv/lab.stamp
 	$(RUN) jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/$(FOLDER)01_installation.ipynb $(LAB_ARGS)
 
-# Two files at a time, each on one thread (tests/conftest.py); a notebook is a file
+# Two files at a time, each on one thread (tests/conftest.py); a notebook is a file, in both its languages
 test: .venv/test.stamp
 	$(RUN) ruff check
 	$(RUN) ruff format --check
-	$(RUN) pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=10
+	$(RUN) pytest -n 2 --dist loadgroup --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=10
 
 tour: .venv/lab.stamp
 	$(RUN) jupyter execute --timeout=600 $(FOLDER)*.ipynb

@@ -1,4 +1,5 @@
 """How long each notebook may take under nbval: three times its budget, which stands in the table of README.md here.
+A Chinese notebook has the budget of its English one.
 
 The seconds are those of all its cells and of starting its kernel, on 2 CPU cores with one thread. Budgets leave room
 for a busy machine; what takes three times as long has grown, and the run fails.
@@ -20,11 +21,11 @@ SECONDS = Counter()
 def pytest_runtest_logreport(report):
     name, _, cell = report.nodeid.partition("::")
     if name.endswith(".ipynb") and cell:
-        SECONDS[Path(name).name] += report.duration
+        SECONDS[Path(name)] += report.duration
 
 
-def over_budget() -> list[str]:
-    return [name for name, seconds in SECONDS.items() if seconds > 3 * BUDGETS.get(name[:2], 0)]
+def over_budget() -> list[Path]:
+    return [path for path, seconds in SECONDS.items() if seconds > 3 * BUDGETS.get(path.name[:2], 0)]
 
 
 def pytest_sessionfinish(session):
@@ -35,6 +36,6 @@ def pytest_sessionfinish(session):
 def pytest_terminal_summary(terminalreporter):
     if SECONDS:
         terminalreporter.section("seconds of each notebook")
-    for name, seconds in sorted(SECONDS.items()):
-        verdict = "OVER three times its budget" if name in over_budget() else "budget"
-        terminalreporter.line(f"{seconds:6.1f} s  {name}: {verdict}, {BUDGETS.get(name[:2], 'none stated')} s")
+    for path, seconds in sorted(SECONDS.items()):
+        verdict = "OVER three times its budget" if path in over_budget() else "budget"
+        terminalreporter.line(f"{seconds:6.1f} s  {path}: {verdict}, {BUDGETS.get(path.name[:2], 'none stated')} s")

@@ -63,7 +63,7 @@ STYLE = {
     "您": "您",
     "a space between Chinese and Latin": rf"[{HAN}] +(?!x )[\w*`]|(?<=[\w%`])(?<! x) +[{HAN}]",
     "a space beside a wide mark": rf"[{WIDE}] +(?=[^|\s])|(?<=[^|\s]) +(?<!\n )[{WIDE}]",
-    "a narrow mark behind Chinese": rf"[{HAN}][,;:?!](?![\w/])|[{HAN}]\.(?![\w.])|[{HAN}]\((?=[{HAN}])",
+    "a narrow mark behind Chinese": rf"[{HAN}][,;:?!](?![A-Za-z0-9/])|[{HAN}]\.(?![A-Za-z0-9.])|[{HAN}]\((?=[{HAN}])",
 }
 
 

@@ -17,6 +17,14 @@ for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MINIMAX_NB_LANGUAGE"):
     os.environ.pop(name, None)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One file, one process. The two languages of a notebook write to the same `_work`, so they are one file here."""
+    for item in items:
+        group = item.path.name if item.path.suffix == ".ipynb" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def process_wide() -> dict:
     """What a call could leave changed for the whole process. Only of modules already imported, so it costs nothing."""
     seen = {"working directory": Path.cwd(), "HOME": os.environ.get("HOME")}

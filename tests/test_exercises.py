@@ -1,13 +1,14 @@
 """The exercises of the notebooks: checks turn wrong answers down and take right ones, and folded solutions solve.
 
 What is untouched is a wrong answer, and the committed output says so. Cells that are not in EXERCISES are held to that
-alone, with the words "not yet".
+alone, with the words "not yet". The Chinese exercises are judged in the process that ran the English notebook, since
+all code before them is the same but for its strings.
 """
 
+import ast
 import re
 import subprocess
 import sys
-from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from nbformat import NotebookNode
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<details>.*?```python\n(.*?)```", re.DOTALL)
-NOT_YET = r"(?i)\bnot (pesto )?yet\b"
+NOT_YET = r"(?i)\bnot (pesto )?yet\b|还不对"
 PRELUDE = """\
 import contextlib, io, re
 import matplotlib
@@ -59,7 +60,7 @@ EXERCISES = {
         "[0, 1, 2, 3, 4, 5, 6, 7]",
         "[0, 1, 2, 6, 3, 4, 5, 7]",
         ("[0, 1, 2]", "[6, 0, 1, 2, 7, 3, 4, 5]"),
-        r"\A(?!right)",
+        r"\A(?!right|对了)",
     ),
     "02-93": Exercise(
         "edit(mend)",
@@ -70,13 +71,14 @@ EXERCISES = {
             "edit(mend, layer_types='full_attention')",
             "edit(mend, rope_theta=10000, rope_parameters=10000)",
         ),
-        r"\A(?!all is well)",
+        r"\A(?!all is well|一切正常)",
     ),
     "02-95": Exercise(
         "edit(fool)",
         "edit(fool, mlp_alpha_factor=1.0)",
         ("edit(fool, eos_token_id=5)", "edit(fool, layer_types=native['layer_types'][::-1])"),
-        r"\nwith the original:\nall is well|without the original:\n(?!all is well)",
+        r"\nwith the original:\nall is well|without the original:\n(?!all is well)|"
+        r"\n有原始文件夹时：\n一切正常|没有原始文件夹时：\n(?!一切正常)",
     ),
     "03-104": Exercise(
         "with_system = messages",
@@ -162,21 +164,35 @@ EXERCISES = {
 }
 
 
-def script(notebook: Path) -> tuple[str, int]:
-    """Code that runs a notebook as *Run All* does, then its exercises again; and how many solutions it has.
+def script(notebook: Path) -> tuple[str, list[int]]:
+    """Code that runs a notebook as *Run All* does, then its exercises again; and how many solutions each language has.
 
     Exercises come again as they stand, which their checks must still turn down, and then with answers and solutions.
     """
     cells = nbformat.read(notebook, 4).cells
-    run_all = [cell.source for cell in needed(cells) if cell.cell_type == "code"]
-    untouched = [judged(cell, cell.source, False) for cell in cells if cell.id in EXERCISES]
-    parts, count = [PRELUDE, *run_all, *untouched], 0
-    for cell in cells[exercises_begin(cells) :]:
-        solutions = SOLUTION.findall(cell.source) if cell.cell_type == "markdown" else []
-        count += len(solutions)
-        parts += [cell.source] if cell.cell_type == "code" and "quiz(" not in cell.source else solutions
-        parts += answers(cell) if cell.id in EXERCISES else []
-    return "\n\n".join(parts), count
+    parts = [PRELUDE, *(cell.source for cell in needed(cells) if cell.cell_type == "code")]
+    counts = []
+    for path in (notebook, notebook.parent / "zh" / notebook.name):
+        its_cells = nbformat.read(path, 4).cells
+        exercises = its_cells[exercises_begin(cells) :]
+        parts += definitions(its_cells[: exercises_begin(cells)]) if path != notebook else []
+        parts += [judged(cell, cell.source, False) for cell in exercises if cell.id in EXERCISES]
+        solved = [solutions(cell) for cell in exercises]
+        counts.append(sum(map(len, solved)))
+        for cell, theirs in zip(exercises, solved, strict=True):
+            parts += [cell.source] if cell.cell_type == "code" and "quiz(" not in cell.source else theirs
+            parts += answers(cell) if cell.id in EXERCISES else []
+    return "\n\n".join(parts), counts
+
+
+def definitions(cells: list[NotebookNode]) -> list[str]:
+    """The functions of some cells, which print in the language of their notebook."""
+    trees = [ast.parse(cell.source) for cell in cells if cell.cell_type == "code"]
+    return [ast.unparse(node) for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
+
+
+def solutions(cell: NotebookNode) -> list[str]:
+    return SOLUTION.findall(cell.source) if cell.cell_type == "markdown" else []
 
 
 def needed(cells: list[NotebookNode]) -> list[NotebookNode]:
@@ -204,16 +220,18 @@ def judged(cell: NotebookNode, source: str, right: bool) -> str:
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_checks_judge_and_solutions_solve(notebook):
-    code, solutions = script(notebook)
-    assert solutions >= 2 and "assert" in code
+    code, (english, chinese) = script(notebook)
+    assert english == chinese >= 2 and "assert" in code
     run = subprocess.run([sys.executable, "-c", code], cwd=notebook.parent, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
 
 
+@pytest.mark.parametrize("language", ["", "zh"])
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_is_untouched_is_not_taken(notebook):
+def test_what_is_untouched_is_not_taken(notebook, language):
     cells = nbformat.read(notebook, 4).cells
-    exercises = takewhile(lambda cell: not cell.source.startswith("## Quiz"), cells[exercises_begin(cells) :])
+    quiz = next(at for at, cell in enumerate(cells) if cell.source.startswith("## Quiz"))
+    exercises = nbformat.read(notebook.parent / language / notebook.name, 4).cells[exercises_begin(cells) : quiz]
     outputs = {cell.id: cell.outputs for cell in exercises if cell.cell_type == "code"}
     printed = {name: "".join(output.get("text", "") for output in found) for name, found in outputs.items() if found}
     refusals = {name: EXERCISES[name].turns_down if name in EXERCISES else NOT_YET for name in printed}

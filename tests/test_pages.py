@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgb
 from minimax_nb.plots import basics as plots
 
 ROOT = Path(__file__).parents[1]
-SITES = ("*", "docs/**/*", "findings/*", "notebooks/*", "minimax_nb/**/*")
+SITES = ("*", "docs/**/*", "findings/*", "notebooks/*", "notebooks/zh/*", "minimax_nb/**/*")
 FOUND = {path for site in SITES for kind in (".md", ".ipynb") for path in ROOT.glob(site + kind)}
 PAGES = sorted(path for path in FOUND if ".ipynb_checkpoints" not in path.parts)
 NOTEBOOKS = [path for path in PAGES if path.suffix == ".ipynb"]

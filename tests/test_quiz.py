@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from minimax_nb.language import speaking
 from playwright.sync_api import expect
 from test_browser import chromium  # noqa: F401
 from widget_page import opened
@@ -16,8 +17,10 @@ from minimax_nb.widgets.explorers.view import ExplorerView
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FILE = ROOT / "notebooks" / "quiz.toml"
-ALL = tomllib.loads(FILE.read_text(encoding="utf-8"))
+FILES = {"en": ROOT / "notebooks" / "quiz.toml", "zh": ROOT / "notebooks" / "quiz.zh.toml"}
+ALL = tomllib.loads(FILES["en"].read_text(encoding="utf-8"))
+ENDS = {"en": ("?", "."), "zh": ("？", "。")}  # of questions, and of what is said to an answer
+HEADINGS = {"en": ("## Quiz\n", "## What you saw\n"), "zh": ("## 小测验\n", "## 小结\n")}
 SHARP = Question("Is `a < b`?", "b", ["no & yes", "It forgets `a`."], ["yes", "It is."], ["<i>so</i>", "No <tags>."])
 DULL = Question("And now?", "a", ["x", "Right it is."], ["y", "It is late."], ["z", "It is early."])
 
@@ -30,16 +33,17 @@ def state() -> Quiz:
 # The questions
 
 
+@pytest.mark.parametrize("language", FILES)
 @pytest.mark.parametrize("number", ALL)
-def test_questions_are_well_formed(number):
-    questions = read(number, FILE)
+def test_questions_are_well_formed(number, language):
+    questions, (asks, tells) = read(number, FILES[language]), ENDS[language]
     assert 3 <= len(questions) <= 4
     for question in questions:
         texts, said = zip(*(getattr(question, letter) for letter in LETTERS), strict=True)
-        assert question.right in LETTERS and question.ask.endswith("?")
+        assert question.right in LETTERS and question.ask.endswith(asks)
         for each in (texts, said):
             assert len(set(each)) == 3 and all(text.strip() for text in each)
-        assert all(text.endswith(".") and len(text) < 200 for text in said)
+        assert all(text.endswith(tells) and len(text) < 200 for text in said)
     assert len({option.reason for question in questions for option in question.options()}) == 3 * len(questions)
     assert len({question.right for question in questions}) > 1  # the right one is not always in the same place
 
@@ -158,14 +162,15 @@ def test_a_long_question_stays_within_its_frame(chromium):  # noqa: F811
 # Their place
 
 
+@pytest.mark.parametrize("language", FILES)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_ends_with_its_own_quiz(notebook):
-    cells = nbformat.read(notebook, 4).cells
-    (at,) = [at for at, cell in enumerate(cells) if cell.source.startswith("## Quiz\n")]
+def test_a_notebook_ends_with_its_own_quiz(notebook, language):
+    number, (begins, follows) = notebook.name[:2], HEADINGS[language]
+    cells = nbformat.read(notebook if language == "en" else notebook.parent / "zh" / notebook.name, 4).cells
+    (at,) = [at for at, cell in enumerate(cells) if cell.source.startswith(begins)]
     asked, after = cells[at + 1 : at + 3]
-    assert asked.source.endswith(f'\nquiz("{notebook.name[:2]}")') and after.source.startswith("## What you saw\n")
+    assert asked.source.endswith(f'\nquiz("{number}")') and after.source.startswith(follows)
     (output,) = asked.outputs
-    questions = read(notebook.name[:2], FILE)
-    assert (
-        output.data["text/html"] == ExplorerView(Quiz(notebook.name[:2], questions)).as_html()
-    )  # else execute it anew
+    with speaking(language):
+        page = ExplorerView(Quiz(number, read(number, FILES[language]))).as_html()
+    assert output.data["text/html"] == page  # else execute it anew

@@ -104,7 +104,7 @@ def _differences(english: ast.AST, chinese: ast.AST) -> Iterator[Pair]:
             yield with_fields(english.value), with_fields(chinese.value)
     elif isinstance(english, ast.JoinedStr):
         partners = _partners(english, chinese)
-        pair = _parts(english, {ours: ours for ours, _ in partners}), _parts(chinese, {b: a for a, b in partners})
+        pair = _parts(english, [ours for ours, _ in partners]), _parts(chinese, [theirs for _, theirs in partners])
         if pair[0] != pair[1]:
             yield pair
         for ours, theirs in partners:
@@ -130,12 +130,12 @@ def _fields(string: ast.JoinedStr) -> list[ast.FormattedValue]:
     return [part for part in string.values if isinstance(part, ast.FormattedValue)]
 
 
-def _parts(string: ast.JoinedStr, partner: Mapping[ast.FormattedValue, ast.FormattedValue]) -> Parts:
-    """Literals and placeholders. A placeholder is known by where it stands in English."""
+def _parts(string: ast.JoinedStr, fields: list[ast.FormattedValue]) -> Parts:
+    """Literals and placeholders. A placeholder is known by its number in `fields`."""
     parts = []
     for part in string.values:
         if isinstance(part, ast.FormattedValue):
-            parts.append(Field(f"{partner[part].lineno}:{partner[part].col_offset}", _spec(part)))
+            parts.append(Field(str(fields.index(part)), _spec(part)))
         else:
             parts += with_fields(part.value)
     return tuple(parts)

@@ -30,6 +30,7 @@ class Spoken:
 
     def __init__(self):
         self._earlier: list[tuple[set[str], list[Pair]]] = []
+        self._all: list[Pair] = []
 
     def words(self, source: str, pairs: Sequence[Pair]) -> "Words":
         """The translator for the next cell."""
@@ -39,7 +40,8 @@ class Spoken:
         for names, theirs in reversed(self._earlier):
             reached += theirs if names & used else []
         self._earlier.append((bound, [*pairs, *reached]))
-        return Words(pairs, reached, widths(tree))
+        self._all[:0] = pairs
+        return Words(pairs, reached, widths(tree), self._all)
 
 
 def _bound(statements: Iterable[ast.stmt]) -> Iterator[str]:
@@ -63,17 +65,18 @@ def widths(tree: ast.AST) -> set[str]:
 class Words:
     """Translates what a cell printed: whole lines before parts of lines, and the longest English first.
 
-    `own` pairs are the cell's, `reached` those of earlier cells; a single word of these must be a whole line, or the
-    whole of a placeholder. `widths` are the formats with which the cell pads strings.
+    `own` pairs are the cell's, `reached` those of earlier cells; a single word of these must begin a line, or be the
+    whole of a placeholder, as any of `said` may be. `widths` are the formats with which the cell pads strings.
     """
 
-    def __init__(self, own: Iterable[Pair], reached: Iterable[Pair] = (), widths: Iterable[str] = ()):
-        own, reached = list(dict.fromkeys(own)), list(dict.fromkeys(reached))
+    def __init__(self, own: Sequence[Pair], reached: Sequence[Pair] = (), widths: Iterable[str] = (), said=()):
         padded = [each for pair in [*own, *reached] for width in widths for each in _padded(*pair, width)]
-        parts = [*own, *padded, *(pair for pair in reached if not _is_a_word(pair[0]))]
-        whole = [_pattern(*pair, whole=True) for pair in [*own, *reached]]
-        partly = [_pattern(*pair, whole=False) for pair in parts]
+        pairs = list(dict.fromkeys([*padded, *own, *reached]))
+        words = {english for english, _ in reached if _is_a_word(english)} - {english for english, _ in own}
+        whole = [_pattern(*pair, whole=True) for pair in dict.fromkeys([*own, *reached])]
+        partly = [_pattern(*pair, whole=False, begins=pair[0] in words) for pair in pairs]
         self._patterns = [*_longest_first(whole), *_longest_first(partly)]
+        self._said = {english: chinese[0] for (english, *_), chinese in reversed(said) if len(chinese) == 1}
 
     def text(self, text: str) -> str:
         lines = re.split(r"(.*; cache repaired: .*)", text)
@@ -82,6 +85,10 @@ class Words:
     def label(self, text: str) -> str:
         """The same for a word of a figure, which the package may have said: then all of it is one entry of zh.toml."""
         return next(_said_by_the_package(text, self.label), None) or self.text(text)
+
+    def _value(self, text: str) -> str:
+        """The same for what stood in a placeholder."""
+        return self._said.get(text) or self.text(text)
 
     def loaded(self, line: str) -> str:
         """The line that load() prints, part by part."""
@@ -101,7 +108,9 @@ class Words:
         for at in range(first, len(self._patterns)):
             if (match := self._patterns[at].search(text)) is not None:
                 before, after = text[: match.start()], text[match.end() :]
-                return self._from(at + 1, before) + self._patterns[at].filled(match, self.text) + self._from(at, after)
+                return (
+                    self._from(at + 1, before) + self._patterns[at].filled(match, self._value) + self._from(at, after)
+                )
         return text
 
 
@@ -146,7 +155,7 @@ def _longest_first(patterns: Iterable[_Pattern | None]) -> list[_Pattern]:
 
 
 @cache
-def _pattern(english: Parts, chinese: Parts, whole: bool) -> _Pattern | None:
+def _pattern(english: Parts, chinese: Parts, whole: bool, begins: bool = False) -> _Pattern | None:
     """None where no word is there to find it by. In a part of a line a placeholder at an end is one word."""
     literals = tuple(part for part in english if isinstance(part, str))
     if not re.search(r"[^\W\d_]", "".join(literals)):
@@ -158,9 +167,12 @@ def _pattern(english: Parts, chinese: Parts, whole: bool) -> _Pattern | None:
             regex += re.escape(part) if whole else _whole_words(part, at == 0, at == last)
         elif IS_NUMBER.search(part.spec):
             regex += f"( *(?:{NUMBER}) *)" if WIDTH.match(part.spec) else f"({NUMBER})"
+        elif width := WIDTH.match(part.spec):
+            regex += rf"([^\n]{{{width[2]},}}?)"
         else:
             regex += r"(\S+)" if at in (0, last) and not whole else r"([^\n]*?)"
-    return _Pattern(literals, f"(?m:^{regex}$)" if whole else regex, fields, chinese)
+    regex = f"(?m:^{regex}$)" if whole else f"(?m:^){regex}" if begins else regex
+    return _Pattern(literals, regex, fields, chinese)
 
 
 def _whole_words(text: str, first: bool, last: bool) -> str:
@@ -176,7 +188,7 @@ def _is_a_word(parts: Parts) -> bool:
 def _padded(english: Parts, chinese: Parts, width: str) -> Iterator[Pair]:
     """A string without placeholders as f"{name:9}" prints it."""
     if len(english) == len(chinese) == 1 and isinstance(english[0], str) and isinstance(chinese[0], str):
-        if (padded := format(english[0], width)) != english[0]:
+        if len(padded := format(english[0], width)) == int(width.strip("<>^")):
             yield (padded,), (format(chinese[0], width),)
 
 
@@ -185,7 +197,8 @@ def _padded_again(value: str, translated: Callable[[str], str], spec: str) -> st
     inner = value.strip(" ")
     said = translated(inner) if inner else inner
     if width := WIDTH.match(spec):
-        align = width[1] or (">" if IS_NUMBER.search(spec) else "<")
+        right = value.startswith(" ") or not value.endswith(" ") and re.fullmatch(NUMBER, inner)
+        align = width[1] or (">" if right else "<")
         return format(said, f"{align.replace('=', '>')}{width[2]}")
     if said == inner:
         return value
