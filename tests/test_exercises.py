@@ -175,7 +175,7 @@ def script(notebook: Path) -> tuple[str, list[int]]:
     for path in (notebook, notebook.parent / "zh" / notebook.name):
         its_cells = nbformat.read(path, 4).cells
         exercises = its_cells[exercises_begin(cells) :]
-        parts += definitions(its_cells[: exercises_begin(cells)]) if path != notebook else []
+        parts += definitions(its_cells) if path != notebook else []
         parts += [judged(cell, cell.source, False) for cell in exercises if cell.id in EXERCISES]
         solved = [solutions(cell) for cell in exercises]
         counts.append(sum(map(len, solved)))

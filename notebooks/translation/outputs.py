@@ -99,6 +99,8 @@ class Words:
         if part.startswith("; cache"):
             return catalogue().get("; cache repaired: {repairs}", part).partition("{")[0]
         found = next(_said_by_the_package(part, self._part_of_loaded), part)
+        if found == part and (why := re.fullmatch(r"(.+) \((\D.+)\)", part)):
+            return f"{self._part_of_loaded(why[1])} ({self._part_of_loaded(why[2])})"
         for said in (" as asked", " (1 thread)"):
             found = found.replace(said, next(_said_by_the_package(said, str), said))
         return found
