@@ -116,7 +116,7 @@ def described(mode: str, on_gpu: bool, why: str = "") -> str:
     """The mode in words, for the line that load() prints."""
     why = why or (COMPILING if mode == "static" and on_gpu else "")
     said = tr("static decoding") if mode == "static" else tr("plain decoding")
-    return said + (f" ({tr(why)})" if why else "")
+    return said + (tr(" ({why})", why=tr(why)) if why else "")
 
 
 @contextmanager
