@@ -81,7 +81,7 @@ def in_chinese(figure, words: Words) -> Iterator[None]:
             if family and "monospace" not in its_family:
                 text.set_fontfamily(family)
         for tick, said in labels.items():
-            tick.func = lambda value, at, said=said: words.label(said(value, at))
+            tick.func = lambda value, at, said=said: words.label(str(said(value, at)))
         yield
     finally:
         for text, said, its_family in before:
