@@ -334,3 +334,23 @@ def test_what_is_not_there_cannot_be_accepted(course, name):
     with pytest.raises(SystemExit, match="no "):
         translate.main(["accept", "01-00", name])
     assert (course / "zh" / "01_a.ipynb").read_bytes() == before
+
+
+def test_a_figure_is_drawn_in_chinese_and_left_as_it_was():
+    from translation.figures import in_chinese
+
+    from minimax_nb.plots import basics
+
+    figure = basics.traps({"converted: 8 tokens": {"error": 0.1}, "alphas of 1": {"error": 0.2}})
+    given = words(("converted", "转换后"), ("{n} tokens", "{n}个词元"), ("alphas of 1", "alpha为1"), ("error", "误差"))
+
+    def labels() -> list[str]:
+        figure.canvas.draw()
+        (axes,) = figure.axes
+        return [axes.get_title(), *(label.get_text() for label in axes.get_yticklabels())]
+
+    before = labels()
+    with in_chinese(figure, given):
+        assert set(labels()) == {"误差", "转换后：8个词元", "alpha为1"}
+        assert {label.get_fontname() for label in figure.axes[0].get_yticklabels()} == {"Noto Sans SC"}
+    assert labels() == before and "alphas of 1" in before

@@ -15,7 +15,7 @@ from IPython.core.formatters import BaseFormatter
 from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FuncFormatter
 from minimax_nb.language import speaking
 from traitlets import Unicode
 
@@ -71,26 +71,24 @@ def in_chinese(figure, words: Words) -> Iterator[None]:
     """The words of a figure in Chinese while it is drawn, in a font that has them; afterwards as they were."""
     with speaking("zh"):
         family = fonts.settings().get("font.family")
-    texts = figure.findobj(Text)
+    before = [(text, text.get_text(), text.get_fontfamily()) for text in figure.findobj(Text)]
     axes = [axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis)]
-    ticks = [each.get_major_formatter() for each in axes]
-    ticks = [each for each in ticks if isinstance(each, FixedFormatter)]
-    before = [(text, text.get_text(), text.get_fontfamily()) for text in texts]
-    labels = [(tick, tick.seq) for tick in ticks]
+    ticks = {each for each in (axis.get_major_formatter() for axis in axes) if isinstance(each, FuncFormatter)}
+    labels = {tick: tick.func for tick in ticks}  # what set_xticks makes of a list of labels
     try:
         for text, said, its_family in before:
             text.set_text(words.label(said))
             if family and "monospace" not in its_family:
                 text.set_fontfamily(family)
-        for tick, said in labels:
-            tick.seq = [words.label(str(each)) for each in said]
+        for tick, said in labels.items():
+            tick.func = lambda value, at, said=said: words.label(str(said(value, at)))
         yield
     finally:
         for text, said, its_family in before:
             text.set_text(said)
             text.set_fontfamily(its_family)
-        for tick, said in labels:
-            tick.seq = said
+        for tick, said in labels.items():
+            tick.func = said
 
 
 def still_in_chinese(page: Page) -> dict[str, str]:

@@ -11,17 +11,22 @@ where it is known to speak: in figures, and in the line that load() prints.
 
 import ast
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 from minimax_nb.language import catalogue
+
+from minimax_nb import language
 
 from .code import Field, Pair, Parts, with_fields
 
 NUMBER = r"[-+]?[\d,_.]+(?:e[-+]?\d+)?%?|[-+]?(?:inf|nan)"
 IS_NUMBER = re.compile(r"[,.\d_]*[bcdeEfFgGnoxX%,]$")
 WIDTH = re.compile(r"(?:.?([<>^=]))?[-+ ]?#?0?(\d+)")
+FIGURES, LOADING = re.compile(r"shared|plots\."), re.compile(r"(?!plots\.|widgets\.)")  # tables of zh.toml
 LOADED = re.compile(r"(; cache repaired: |, (?!fp32 state))")  # between the parts of the line that load() prints
 
 
@@ -84,7 +89,11 @@ class Words:
 
     def label(self, text: str) -> str:
         """The same for a word of a figure, which the package may have said: then all of it is one entry of zh.toml."""
-        return next(_said_by_the_package(text, self.label), None) or self.text(text)
+        found = [self._value(text), *_said_by_the_package(text, self.label, FIGURES)]
+        name, colon, value = text.rpartition(": ")
+        if colon and (parts := f"{self.label(name)}：{self.label(value)}") != f"{name}：{value}":
+            found.insert(0, parts)
+        return min(found, key=lambda said: len(re.findall("[A-Za-z]", said)))  # the one with least English left
 
     def _value(self, text: str) -> str:
         """The same for what stood in a placeholder."""
@@ -98,11 +107,11 @@ class Words:
     def _part_of_loaded(self, part: str) -> str:
         if part.startswith("; cache"):
             return catalogue().get("; cache repaired: {repairs}", part).partition("{")[0]
-        found = next(_said_by_the_package(part, self._part_of_loaded), part)
+        found = next(_said_by_the_package(part, self._part_of_loaded, LOADING), part)
         if found == part and (why := re.fullmatch(r"(.+) \((\D.+)\)", part)):
             return f"{self._part_of_loaded(why[1])} ({self._part_of_loaded(why[2])})"
         for said in (" as asked", " (1 thread)"):
-            found = found.replace(said, next(_said_by_the_package(said, str), said))
+            found = found.replace(said, next(_said_by_the_package(said, str, LOADING), said))
         return found
 
     def _from(self, first: int, text: str) -> str:
@@ -139,16 +148,18 @@ class _Pattern(NamedTuple):
 _compiled = cache(re.compile)
 
 
-def _said_by_the_package(text: str, translated: Callable[[str], str]) -> Iterator[str]:
-    """The Chinese of a text that is one entry of zh.toml."""
-    for pattern in _entries():
+def _said_by_the_package(text: str, translated: Callable[[str], str], tables: re.Pattern) -> Iterator[str]:
+    """The Chinese of a text that is one entry of zh.toml, in one of some tables."""
+    for pattern in _entries(tables):
         if (match := pattern.search(text)) and match[0] == text:
             yield pattern.filled(match, translated)
 
 
 @cache
-def _entries() -> list[_Pattern]:
-    pairs = ((with_fields(english), with_fields(chinese)) for english, chinese in catalogue().items())
+def _entries(tables: re.Pattern) -> list[_Pattern]:
+    said = tomllib.loads(Path(language.__file__).with_name("zh.toml").read_text(encoding="utf-8"))
+    entries = [entry for name, table in said.items() if tables.match(name) for entry in table.items()]
+    pairs = ((with_fields(english), with_fields(chinese)) for english, chinese in entries)
     return _longest_first(_pattern(*pair, whole=True) for pair in pairs)
 
 
