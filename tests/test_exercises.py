@@ -167,7 +167,7 @@ EXERCISES = {
 def script(notebook: Path) -> tuple[str, list[int]]:
     """Code that runs a notebook as *Run All* does, then its exercises again; and how many solutions each language has.
 
-    Exercises come again as they stand, which their checks must still turn down, and then with answers and solutions.
+    Exercises come again, cell by cell: as they stand, which their checks must still turn down, and with answers.
     """
     cells = nbformat.read(notebook, 4).cells
     parts = [PRELUDE, *(cell.source for cell in needed(cells) if cell.cell_type == "code")]
@@ -176,7 +176,6 @@ def script(notebook: Path) -> tuple[str, list[int]]:
         its_cells = nbformat.read(path, 4).cells
         exercises = its_cells[exercises_begin(cells) :]
         parts += definitions(its_cells) if path != notebook else []
-        parts += [judged(cell, cell.source, False) for cell in exercises if cell.id in EXERCISES]
         solved = [solutions(cell) for cell in exercises]
         counts.append(sum(map(len, solved)))
         for cell, theirs in zip(exercises, solved, strict=True):
@@ -206,10 +205,10 @@ def exercises_begin(cells: list[NotebookNode]) -> int:
 
 
 def answers(cell: NotebookNode) -> list[str]:
-    """Code that gives wrong answers, then the right one, and asserts what the check makes of them."""
+    """Code that gives none, then wrong answers, then the right one, and asserts what the check makes of them."""
     given, right, wrong, _ = EXERCISES[cell.id]
     assert cell.source.count(given) == 1
-    return [judged(cell, cell.source.replace(given, answer), answer == right) for answer in (*wrong, right)]
+    return [judged(cell, cell.source.replace(given, answer), answer == right) for answer in (given, *wrong, right)]
 
 
 def judged(cell: NotebookNode, source: str, right: bool) -> str:
