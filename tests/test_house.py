@@ -107,7 +107,7 @@ def test_notebooks_named_for_a_start_exist():
 
 def test_the_work_tree_is_small(work_tree):
     size = {path: path.stat().st_size for path in work_tree}
-    assert sum(size.values()) < 26e6  # the course in two languages: 5.4e6
+    assert sum(size.values()) < 24e6
     assert sum(size[path] for path in work_tree if path.is_relative_to(DEMO / "checkpoint")) < 16e6
 
 
