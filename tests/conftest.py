@@ -16,13 +16,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MINIMAX_NB_LANGUAGE"):
     os.environ.pop(name, None)
 
+LONGEST = ("08_finetuning", "test_notebooks_in_lab", "test_exercises", "test_app")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """One file, one process. The two languages of a notebook write to the same `_work`, so they are one file here."""
+    """One file, one process. The two languages of a notebook write to the same `_work`, so they are one file here.
+
+    The longest files come first. Begun last, they would keep one process busy while the other has nothing left to do.
+    """
     for item in items:
         group = item.path.name if item.path.suffix == ".ipynb" else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: next((at for at, name in enumerate(LONGEST) if item.path.stem == name), len(LONGEST)))
 
 
 def process_wide() -> dict:
