@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
-from minimax_nb.language import speaking
 from nbformat import NotebookNode
 from translation.code import SHARED, Pair, chinese_code, read_strings
 from translation.outputs import Spoken, Words
 from translation.sections import HERE, PAGES, QUIZ, ROOT, Part, hash_of, questions, sections, with_hash
+
+from minimax_nb.language import speaking
 
 COMMAND, STRINGS = "python notebooks/translate.py", "zh/strings.toml"
 

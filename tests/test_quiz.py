@@ -6,11 +6,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from minimax_nb.language import speaking
 from playwright.sync_api import expect
 from test_browser import chromium  # noqa: F401
 from widget_page import opened
 
+from minimax_nb.language import speaking
 from minimax_nb.widgets import quiz
 from minimax_nb.widgets.explorers.quiz import LETTERS, Question, Quiz, read
 from minimax_nb.widgets.explorers.view import ExplorerView

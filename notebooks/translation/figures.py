@@ -16,9 +16,9 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
-from minimax_nb.language import speaking
 from traitlets import Unicode
 
+from minimax_nb.language import speaking
 from minimax_nb.plots import fonts
 from minimax_nb.widgets.explorers.explorer import Explorer
 from minimax_nb.widgets.page import Page

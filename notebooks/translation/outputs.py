@@ -17,9 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from minimax_nb.language import catalogue
-
 from minimax_nb import language
+from minimax_nb.language import catalogue
 
 from .code import Field, Pair, Parts, with_fields
 
