@@ -88,7 +88,7 @@ class Words:
 
     def label(self, text: str) -> str:
         """The same for a word of a figure, which the package may have said: then all of it is one entry of zh.toml."""
-        found = [self._value(text), *_said_by_the_package(text, self.label, FIGURES)]
+        found = [*_said_by_the_package(text, self.label, FIGURES), self._value(text)]
         name, colon, value = text.rpartition(": ")
         if colon and (parts := f"{self.label(name)}：{self.label(value)}") != f"{name}：{value}":
             found.insert(0, parts)
