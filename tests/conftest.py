@@ -19,16 +19,21 @@ for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MINIMAX_NB_LANGUAGE"):
 LONGEST = ("08_finetuning", "test_notebooks_in_lab", "test_exercises", "test_app")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """One file, one process. The two languages of a notebook write to the same `_work`, so they are one file here.
-
-    The longest files come first. Begun last, they would keep one process busy while the other has nothing left to do.
-    """
-    for item in items:
-        group = item.path.name if item.path.suffix == ".ipynb" else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """The longest files come first. Begun last, one would keep a process busy while the other has nothing to do."""
     items.sort(key=lambda item: next((at for at, name in enumerate(LONGEST) if item.path.stem == name), len(LONGEST)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file is a process's own. The two languages of a notebook write to the same `_work`, so they count as one."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByNotebook(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return super()._split_scope(nodeid).replace("notebooks/zh/", "notebooks/")
+
+    return ByNotebook(config, log)
 
 
 def process_wide() -> dict:
