@@ -42,7 +42,7 @@ lab: .venv/lab.stamp
 test: .venv/test.stamp
 	$(RUN) ruff check
 	$(RUN) ruff format --check
-	$(RUN) pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=10
+	$(RUN) pytest -n 2 --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-cell-timeout=600 --durations=10
 
 tour: .venv/lab.stamp
 	$(RUN) jupyter execute --timeout=600 $(FOLDER)*.ipynb

@@ -20,7 +20,10 @@ LONGEST = ("08_finetuning", "test_notebooks_in_lab", "test_exercises", "test_app
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files come first. Begun last, one would keep a process busy while the other has nothing to do."""
+    """The longest files come first. Begun last, one would keep a process busy while the other has nothing to do.
+
+    xdist would begin with those of the most tests, without --no-loadscope-reorder.
+    """
     items.sort(key=lambda item: next((at for at, name in enumerate(LONGEST) if item.path.stem == name), len(LONGEST)))
 
 
