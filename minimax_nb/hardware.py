@@ -37,7 +37,15 @@ def report(folder: str | Path = ".") -> list[Line]:
     except (ImportError, OSError) as error:  # OSError: a library of torch's own is missing
         mend = f"{PIP} --force-reinstall torch=={pins()['torch']}"
         return [*lines, Line("gpu", False, f"unknown, torch does not import ({error})", mend)]
-    return [*lines, *_gpus(), _cuda(), _flash_attention(), _fused_lightning(), extra_line("serve"), *_notebooks()]
+    return [
+        *lines,
+        *_gpus(),
+        _cuda(),
+        _flash_attention(),
+        _fused_lightning(),
+        extra_line("minimax-nb serve", "serve"),
+        *_notebooks(),
+    ]
 
 
 def _python() -> Line:
@@ -221,8 +229,8 @@ def _notebooks() -> list[Line]:
     found = "live" if large else f"live on the demo; what needs a GPU of {LADDER // GB} GB was recorded"
     lines.append(Line("notebook 06", True, found))
     for name, extra in (("notebook 07", "int8"), ("notebook 08", "train")):
-        needed = extra_line(extra)
-        lines.append(needed._replace(name=name, found="live" if needed.ok else needed.found))
+        needed = extra_line(name, extra)
+        lines.append(needed._replace(found="live") if needed.ok else needed)
     return lines
 
 

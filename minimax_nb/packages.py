@@ -6,7 +6,6 @@ import re
 from typing import NamedTuple
 
 PIP = "python -m pip install"
-EXTRAS = {"int8": "int8 experts", "serve": "minimax-nb serve", "train": "fine-tuning"}  # of pyproject.toml
 
 
 class Line(NamedTuple):
@@ -62,9 +61,9 @@ def import_problem(module: str) -> str:
     return ""
 
 
-def extra_line(extra: str) -> Line:
-    """Whether the packages of an extra of pyproject.toml are here, in the tested versions."""
-    name, mend = EXTRAS[extra], f'{PIP} -e ".[{extra}]"'
+def extra_line(name: str, extra: str) -> Line:
+    """Whether the packages of an extra of pyproject.toml, which `name` needs, are here in the tested versions."""
+    mend = f'{PIP} -e ".[{extra}]"'
     lines = [package_line(package, tested) for package, tested in pins(extra).items()]
     if absent := [line.name for line in lines if line.found == "not installed"]:
         return Line(name, None, f"{', '.join(absent)} not installed", mend)

@@ -13,7 +13,6 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,7 +109,7 @@ def has_picture(output: NotebookNode) -> bool:
 
 def picture_hash(output: NotebookNode) -> str:
     picture = output.data.get("image/png") or output.data["text/html"]
-    return sha256("".join(picture.split()).encode()).hexdigest()[:10]
+    return hash_of("".join(picture.split()))
 
 
 def quiz_number(cell: NotebookNode) -> str | None:

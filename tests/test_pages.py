@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import pytest
 from captions import describe
 from matplotlib.colors import to_rgb
+from translation.sections import slug
 
 from minimax_nb.plots import basics as plots
 
@@ -64,7 +65,7 @@ def anchors(page: Path) -> list[str]:
     titles = [re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", title) for _, title in HEADING.findall(prose(page))]
     if page.suffix == ".ipynb":
         return [*set_by_hand, *(title.replace(" ", "-") for title in titles)]
-    names = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+    names = [slug(title) for title in titles]
     numbered = [f"{name}-{names[:at].count(name)}" if name in names[:at] else name for at, name in enumerate(names)]
     return [*set_by_hand, *numbered]
 

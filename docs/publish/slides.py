@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from math import ceil
 from pathlib import Path
-from unicodedata import east_asian_width
 
 import nbformat
 from captions import CAPTION, describe
@@ -25,6 +24,8 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from rich.progress import track
+
+from minimax_nb.language import columns
 
 HERE = Path(__file__).resolve().parent
 NOTEBOOKS = HERE.parents[1] / "notebooks"
@@ -146,8 +147,7 @@ def output_lines(output: NotebookNode) -> float:
 
 def height(text: str, width: int) -> int:
     """How many lines a text takes where so many Latin letters fit into one. A Chinese character is as wide as two."""
-    wide = (sum(1 + (east_asian_width(letter) in "WF") for letter in line) for line in text.splitlines())
-    return sum(ceil(columns / width) or 1 for columns in wide)
+    return sum(ceil(columns(line) / width) or 1 for line in text.splitlines())
 
 
 def on_slide(block: NotebookNode) -> NotebookNode:

@@ -112,9 +112,11 @@ def _busiest(found: Plan) -> str:
     reading = tr("prompts in pieces of {tokens} tokens", tokens=f"{found.piece_tokens:,}")
     if found.piece_tokens >= found.context:
         reading = tr("prompts")
-    if found.decoding == "static":
-        return tr("at its most, for {reading} and static decoding", reading=reading)
-    return tr("at its most, for {reading} and plain decoding", reading=reading)
+    return tr("at its most, for {reading} and {decoding}", reading=reading, decoding=decoding(found))
+
+
+def decoding(found: Plan) -> str:
+    return tr("static decoding") if found.decoding == "static" else tr("plain decoding")
 
 
 def _layers(found: Plan) -> list[str]:

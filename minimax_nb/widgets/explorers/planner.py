@@ -12,6 +12,7 @@ from html import escape
 
 from ...language import mark, tr
 from ...plan import PARTS, Plan, planned
+from ...planner.words import decoding
 from ..controls import Control
 from .explorer import Explorer
 
@@ -62,9 +63,8 @@ class Planner(Explorer):
         first, *rest = self.found.report.splitlines()
         last = [line for line in rest if not line.startswith("  ")]
         chosen = {"machine": first, "context": f"{self.found.context:,}", "batch": self.found.batch}
-        if self.found.decoding == "static":
-            return [*last, tr("{machine}; {context} tokens of context, batch {batch}; static decoding.", **chosen)]
-        return [*last, tr("{machine}; {context} tokens of context, batch {batch}; plain decoding.", **chosen)]
+        chosen["decoding"] = decoding(self.found)
+        return [*last, tr("{machine}; {context} tokens of context, batch {batch}; {decoding}.", **chosen)]
 
 
 def _legend() -> str:

@@ -136,18 +136,18 @@ class Quiz(Explorer):
 
 def _button(number: str, at: int, option: Option, chosen: bool) -> str:
     """The chosen one has a thick frame and its mark, and says to a screen reader that it is pressed."""
-    mark, colour = MARKS[option.verdict]
+    tick, colour = MARKS[option.verdict]
     border = f"3px solid {colour}" if chosen else "1px solid"
     style = f"display:block;margin:0.3em 0;padding:0.2em 0.6em;text-align:left;border:{border}"
     state = f'data-name="{number}" data-value="{at}" aria-pressed="{"true" if chosen else "false"}"'
-    sign = f'<span aria-hidden="true">{mark} </span>' if chosen else ""
+    sign = f'<span aria-hidden="true">{tick} </span>' if chosen else ""
     return f'<button type="button" {state} style="{style}">{sign}{option.letter}) {code(option.text)}</button>'
 
 
 def _verdict(option: Option) -> str:
-    mark, colour = MARKS[option.verdict]
+    tick, colour = MARKS[option.verdict]
     frame = f"border-left:3px solid {colour};padding-left:0.4em"
-    return f'<b style="{frame}"><span aria-hidden="true">{mark}</span> {option.letter}: {tr(option.verdict)}</b>'
+    return f'<b style="{frame}"><span aria-hidden="true">{tick}</span> {option.letter}: {tr(option.verdict)}</b>'
 
 
 def _folded(number: str, question: Question) -> str:
