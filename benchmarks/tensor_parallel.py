@@ -150,7 +150,7 @@ def random_part(ranks: Ranks, toy: bool, sizes: dict) -> nn.Module:
     if GPU:
         model.set_attn_implementation(register())
     repair_cache()
-    use_lightning(model)
+    use_lightning(model, "fused" if GPU else "auto")
     if ranks.size > 1:
         for layer in lightning_layers(model):
             layer.num_attention_heads = whole.num_attention_heads

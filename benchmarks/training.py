@@ -143,12 +143,13 @@ def on_gpu(results: Results, rounds: int, toy: bool) -> None:
         torch.set_default_dtype(torch.bfloat16)
         model = MiniMaxForCausalLM(MiniMaxConfig(**patch_config(config)))
         torch.set_default_dtype(torch.float32)
-    fast = use_lightning(model)
+    fast = use_lightning(model, "fused" if device == "cuda" else "auto")
     model = get_peft_model(model, LoraConfig(r=16, lora_alpha=32, target_modules=LORA)).train()
     for length in (128, 256) if toy else (4096, 16384):
         ids = torch.randint(10, config["vocab_size"], (1, length), device=device)
         batch = {"input_ids": ids, "labels": ids}
         ways = {name: switched(model, name, batch) for name in dict.fromkeys(("stock", "torch", fast))}
+        ways["no lightning attention"] = without_attention(model, batch)
         compare(results, f"LoRA, bf16, 1 + 1 layers, 1 row of {length}", ways, length, rounds)
 
 

@@ -185,7 +185,7 @@ def _cudnn_holds(query: Tensor, key: Tensor) -> bool:
         return False
     as_long = query[:, : key.shape[1]]  # the choice depends on sizes alone
     choice = torch._fused_sdp_choice(query, as_long, as_long, None, 0.0, True, enable_gqa=True)
-    if SDPBackend(choice) is not SDPBackend.CUDNN_ATTENTION:
+    if choice != SDPBackend.CUDNN_ATTENTION.value:  # SDPBackend(choice) is equal to a member, but never is one
         return False
     return _adds_up(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3])
 

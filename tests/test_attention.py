@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.backends import cuda
+from torch.nn.attention import SDPBackend
 from transformers.integrations import sdpa_attention
 
 from minimax_nb import attention
@@ -200,6 +201,21 @@ def test_cudnn_is_given_the_same_shapes_again(gpu, monkeypatch):
     gpu.clear()
     lower_right(*heads_of(31, 200)), lower_right(*heads_of(64, 64))
     assert gpu == []  # too short, and not a piece that follows others
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that only says that it is on a GPU."""
+
+    is_cuda = True
+
+
+@pytest.mark.parametrize("choice", SDPBackend.__members__.values(), ids=SDPBackend.__members__)
+def test_what_pytorch_would_choose_is_understood(monkeypatch, choice):
+    """It gives a number, and SDPBackend(number) is equal to a member without being one."""
+    monkeypatch.setattr(torch, "_fused_sdp_choice", lambda *_, **__: choice.value)
+    monkeypatch.setattr(attention, "_adds_up", lambda *_: True)
+    query, key, _ = (x.as_subclass(OnGpu) for x in heads_of(33, 200))
+    assert attention._cudnn_holds(query, key) == (choice == SDPBackend.CUDNN_ATTENTION)
 
 
 @pytest.mark.parametrize("wrong", [1.0, 0.7])

@@ -82,7 +82,7 @@ def as_loaded(model: nn.Module, int8: bool, ranks: Ranks) -> None:
         model.set_experts_implementation(experts.register())
     if ranks.size == 1:
         rebuild_decays(model)
-    use_lightning(model)
+    use_lightning(model, "fused" if GPU else "auto")
     if ranks.size > 1:
         parallel.split(model, ranks)
     if GPU:

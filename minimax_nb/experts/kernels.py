@@ -27,22 +27,44 @@ from .kernels_int8 import as_float
 
 
 @triton.jit
-def one_gate_up(x, gate_up, scales, chosen, inner, HIDDEN, INTER, ROWS: tl.constexpr, BLOCK: tl.constexpr):
-    """inner (k, inter) = silu(gate x) * (up x). Grid: rows of an expert, slots."""
+def _thread_sums(products, WIDE: tl.constexpr):
+    """(rows, columns) -> (rows, columns // WIDE): what one thread has read with one instruction is added up at once.
+
+    Otherwise a thread holds a sum for each of its weights. With int8 weights that is 166 registers in place of 64, and
+    then too few threads run beside each other to keep the memory busy.
+    """
+    ROWS: tl.constexpr = products.shape[0]
+    return tl.sum(products.reshape(ROWS, products.shape[1] // WIDE, WIDE), 2)
+
+
+@triton.jit
+def one_gate_up(
+    x,
+    gate_up,
+    scales,
+    chosen,
+    inner,
+    HIDDEN,
+    INTER,
+    WIDE: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """inner (k, inter) = silu(gate x) * (up x). Grid: rows of an expert, slots. WIDE: weights of 16 bytes."""
     expert = tl.load(chosen + tl.program_id(1)).to(tl.int64)  # 32 * 2 * 9216 * 6144 is beyond 32 bits
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     gate_rows = gate_up + expert * 2 * INTER * HIDDEN + row[:, None] * HIDDEN
     up_rows = gate_rows + INTER * HIDDEN
-    gate = tl.zeros((ROWS, BLOCK), tl.float32)
-    up = tl.zeros((ROWS, BLOCK), tl.float32)
+    gate = tl.zeros((ROWS, BLOCK // WIDE), tl.float32)
+    up = tl.zeros((ROWS, BLOCK // WIDE), tl.float32)
     for start in range(0, HIDDEN, BLOCK):
         column = start + tl.arange(0, BLOCK)
         inside = (row < INTER)[:, None] & (column < HIDDEN)[None, :]
         values = tl.load(x + column, mask=column < HIDDEN, other=0.0).to(tl.float32)[None, :]
         g = tl.load(gate_rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
         u = tl.load(up_rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
-        gate += as_float(g, tl.float32) * values
-        up += as_float(u, tl.float32) * values
+        gate += _thread_sums(as_float(g, tl.float32) * values, WIDE)
+        up += _thread_sums(as_float(u, tl.float32) * values, WIDE)
     gate, up = tl.sum(gate, 1), tl.sum(up, 1)
     if scales is not None:
         gate_scales = scales + expert * 2 * INTER + row
@@ -63,23 +85,24 @@ def one_down(
     HIDDEN,
     INTER,
     TOP_K: tl.constexpr,
+    WIDE: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """out (hidden,) = the sum over the token's experts of weight * (down inner). Grid: rows."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    total = tl.zeros((ROWS, BLOCK), tl.float32)
+    total = tl.zeros((ROWS, BLOCK // WIDE), tl.float32)
     for slot in tl.static_range(TOP_K):
         expert = tl.load(chosen + slot).to(tl.int64)
         weight = tl.load(weights + slot).to(tl.float32)
         rows = down + expert * HIDDEN * INTER + row[:, None] * INTER
-        part = total if scales is None else tl.zeros((ROWS, BLOCK), tl.float32)
+        part = total if scales is None else tl.zeros((ROWS, BLOCK // WIDE), tl.float32)
         for start in range(0, INTER, BLOCK):
             column = start + tl.arange(0, BLOCK)
             inside = (row < HIDDEN)[:, None] & (column < INTER)[None, :]
             values = tl.load(inner + slot * INTER + column, mask=column < INTER, other=0.0).to(tl.float32)
             d = tl.load(rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
-            part += as_float(d, tl.float32) * (weight * values)[None, :]
+            part += _thread_sums(as_float(d, tl.float32) * (weight * values)[None, :], WIDE)
         if scales is None:
             total = part
         else:  # each expert's rows have scales of their own

@@ -6,13 +6,14 @@ so that a program fetches its next tile while it stores the last.
 
 With int8 weights a product is turned round, weights times tokens instead of tokens times weights, because the matrix
 units take their first factor from registers too. There the converted weights are; as the second factor they would have
-to go through shared memory once more.
+to go through shared memory once more. What they are multiplied by is then kept in the order of kernels_int8.py, in rows
+of WIDTH: as many columns, filled up with zeros to a multiple of ORDERED.
 """
 
 import triton
 import triton.language as tl
 
-from .kernels_int8 import as_float
+from .kernels_int8 import as_float, ordered, ordered_column
 
 
 @triton.jit(do_not_specialize=["SLOTS"])
@@ -43,14 +44,15 @@ def sort_slots(chosen, order, position, offsets, SLOTS, EXPERTS, BLOCK: tl.const
 
 
 @triton.jit
-def gather(x, order, out, HIDDEN, TOP_K: tl.constexpr, BLOCK: tl.constexpr):
-    """out (slots, hidden): the token of each place. Grid: places."""
+def gather(x, order, out, HIDDEN, WIDTH, TOP_K: tl.constexpr, BLOCK: tl.constexpr, ORDER: tl.constexpr):
+    """out (slots, width): the token of each place; if ORDER, its columns in that of kernels_int8.py. Grid: places."""
     place = tl.program_id(0).to(tl.int64)
     token = tl.load(order + place).to(tl.int64) // TOP_K
-    for start in range(0, HIDDEN, BLOCK):
+    for start in range(0, WIDTH, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        values = tl.load(x + token * HIDDEN + column, mask=column < HIDDEN)
-        tl.store(out + place * HIDDEN + column, values, mask=column < HIDDEN)
+        source = ordered_column(column) if ORDER else column
+        values = tl.load(x + token * HIDDEN + source, mask=source < HIDDEN, other=0.0)
+        tl.store(out + place * WIDTH + column, values, mask=column < WIDTH)
 
 
 @triton.jit
@@ -95,6 +97,7 @@ def many_gate_up(
     EXPERTS,
     HIDDEN,
     INTER,
+    WIDTH,
     PADDED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -102,7 +105,7 @@ def many_gate_up(
     GROUP: tl.constexpr,
     FLATTEN: tl.constexpr,
 ):
-    """inner (places, inter) = silu(gate x) * (up x). Persistent: each program takes every so many-th tile.
+    """inner (places, width) = silu(gate x) * (up x). Persistent: each program takes every so many-th tile.
 
     tokens: descriptor of (places, hidden), blocks (ROWS, BLOCK). gate_up: descriptor of (experts * 2, inter,
     hidden), blocks (2, COLUMNS, BLOCK): the same rows of the gate and of the up projection side by side, for
@@ -126,17 +129,19 @@ def many_gate_up(
             for start in range(0, HIDDEN, BLOCK):
                 x = tokens.load([place, start])
                 w = gate_up.load([expert * 2, column * COLUMNS, start]).reshape(2 * COLUMNS, BLOCK)
-                turned = tl.dot(as_float(w, x.dtype), x.T, turned, input_precision="ieee")
+                turned = tl.dot(as_float(ordered(w), x.dtype), x.T, turned, input_precision="ieee")
             output = column * COLUMNS + tl.arange(0, COLUMNS)
             gate_scales = scales + expert * 2 * INTER + output
             gate, up = turned.reshape(2, COLUMNS, ROWS).permute(2, 1, 0).split()
             gate *= tl.load(gate_scales, mask=output < INTER, other=0.0)[None, :]
             up *= tl.load(gate_scales + INTER, mask=output < INTER, other=0.0)[None, :]
         result = (gate * tl.sigmoid(gate) * up).to(inner.dtype.element_ty)
+        if scales is not None:
+            result = ordered(result)
         row = place + tl.arange(0, ROWS)
         at = column * COLUMNS + tl.arange(0, COLUMNS)
-        mask = (row < end)[:, None] & (at < INTER)[None, :]
-        tl.store(inner + row.to(tl.int64)[:, None] * INTER + at[None, :], result, mask=mask)
+        mask = (row < end)[:, None] & (at < WIDTH)[None, :]
+        tl.store(inner + row.to(tl.int64)[:, None] * WIDTH + at[None, :], result, mask=mask)
 
 
 @triton.jit
@@ -174,7 +179,7 @@ def many_down(
             for start in range(0, INTER, BLOCK):
                 values = inner.load([place, start])
                 d = down.load([expert * HIDDEN + column * COLUMNS, start])
-                turned = tl.dot(as_float(d, values.dtype), values.T, turned, input_precision="ieee")
+                turned = tl.dot(as_float(ordered(d), values.dtype), values.T, turned, input_precision="ieee")
             output = column * COLUMNS + tl.arange(0, COLUMNS)
             part = turned.T * tl.load(scales + expert * HIDDEN + output, mask=output < HIDDEN, other=0.0)[None, :]
         row = place + tl.arange(0, ROWS)

@@ -1,7 +1,6 @@
 """Which kernels compute a mixture of experts of how many tokens, and with which tiles.
 
-The tiles of bf16 and fp16 weights were chosen on an H200 at the real width. Those of int8 weights follow from them and
-from the compiled code, and no GPU has run them yet: `python benchmarks/experts.py --sweep` measures others beside them.
+The tiles were chosen on an H200 at the real width; `python benchmarks/experts.py --sweep` measures others beside them.
 Other GPUs run the same, in fewer stages where their shared memory is smaller.
 """
 
@@ -14,38 +13,42 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from . import kernels, kernels_sorted
+from . import kernels, kernels_int8, kernels_sorted
 
 FEW = 64  # so many tokens at most go through the kernels that read an expert once and sort nothing
+MOST = 256  # slots an expert, on average, from which a tile of as many rows is filled
 CHUNK = 65536  # of many tokens so many at a time, which bounds the memory: 4 GB at the real width, in bf16
 
-# By the weights: for one token, for some and for many. ROWS are rows of weights in the first two and of tokens in the
-# last, where COLUMNS are rows of weights; BLOCK is along what is summed over. An int8 has half the bytes of a bf16, so
-# with the same BLOCK half as much would be on its way from memory.
+# By the weights: for one token, for some, for many and for the most. ROWS are rows of weights in the first two and of
+# tokens in the others, where COLUMNS are rows of weights; BLOCK is along what is summed over.
 _HALF = {"ROWS": 128, "BLOCK": 64, "GROUP": 8, "FLATTEN": True, "num_warps": 8, "num_stages": 4}
-_INT8 = {"ROWS": 128, "BLOCK": 64, "GROUP": 8, "FLATTEN": True, "num_warps": 8, "num_stages": 5}
+_INT8 = {"ROWS": 128, "BLOCK": 128, "GROUP": 8, "FLATTEN": False, "num_warps": 8, "num_stages": 3}
+_MOST = {"ROWS": 256, "BLOCK": 64, "GROUP": 8, "FLATTEN": False, "num_warps": 8, "num_stages": 4}
+_OF_HALF = {"gate_up": _HALF | {"COLUMNS": 128}, "down": _HALF | {"COLUMNS": 256}}
 TILES = {
     "half": {
         "one": {
-            "gate_up": {"ROWS": 4, "BLOCK": 1024, "num_warps": 4},
-            "down": {"ROWS": 2, "BLOCK": 1024, "num_warps": 4},
+            "gate_up": {"ROWS": 4, "BLOCK": 2048, "num_warps": 4},
+            "down": {"ROWS": 8, "BLOCK": 2048, "num_warps": 8},
         },
         "few": {
             "gate_up": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 4},
             "down": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 4},
         },
-        "many": {"gate_up": _HALF | {"COLUMNS": 128}, "down": _HALF | {"COLUMNS": 256}},
+        "many": _OF_HALF,
+        "most": _OF_HALF,
     },
     "int8": {
         "one": {
             "gate_up": {"ROWS": 4, "BLOCK": 2048, "num_warps": 4},
-            "down": {"ROWS": 4, "BLOCK": 1024, "num_warps": 4},
+            "down": {"ROWS": 8, "BLOCK": 1024, "num_warps": 2},
         },
         "few": {
             "gate_up": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 5},
-            "down": {"ROWS": 64, "BLOCK": 256, "num_warps": 4, "num_stages": 4},
+            "down": {"ROWS": 64, "BLOCK": 256, "num_warps": 4, "num_stages": 3},
         },
         "many": {"gate_up": _INT8 | {"COLUMNS": 128}, "down": _INT8 | {"COLUMNS": 256}},
+        "most": {"gate_up": _MOST | {"COLUMNS": 64}, "down": _MOST | {"COLUMNS": 128}},
     },
 }
 
@@ -119,10 +122,11 @@ def one(x: Tensor, held: Experts, chosen: Tensor, weights: Tensor, tiles: dict |
     _, hidden, inter = held.down.shape
     slots, tiles = chosen.numel(), tiles or held.tiles("one")
     inner, out = x.new_empty(slots, inter), torch.empty_like(x)
-    tile = _fit(tiles["gate_up"], hidden)
+    wide = {"WIDE": 16 // held.down.itemsize}
+    tile = wide | _fit(tiles["gate_up"], hidden)
     grid = (triton.cdiv(inter, tile["ROWS"]), slots)
     kernels.one_gate_up[grid](x, held.gate_up, held.gate_up_scale, chosen, inner, hidden, inter, **tile)
-    tile = _fit(tiles["down"], inter)
+    tile = wide | _fit(tiles["down"], inter)
     grid = (triton.cdiv(hidden, tile["ROWS"]),)
     weights_of = (held.down, held.down_scale)
     kernels.one_down[grid](inner, *weights_of, chosen, weights, out, hidden, inter, TOP_K=slots, **tile)
@@ -154,12 +158,15 @@ def few(x: Tensor, held: Experts, chosen: Tensor, weights: Tensor, tiles: dict |
 def many(x: Tensor, held: Experts, chosen: Tensor, weights: Tensor, out: Tensor, tiles: dict | None = None) -> Tensor:
     """Any number of tokens, sorted by expert; shapes as in mixture_of_experts, the result in `out`."""
     (_, hidden), (experts, _, inter), top_k = x.shape, held.down.shape, chosen.shape[1]
-    slots, tiles = chosen.numel(), tiles or held.tiles("many")
+    slots = chosen.numel()
+    tiles = tiles or held.tiles("most" if slots >= MOST * experts else "many")
     order, position, offsets = sorted_by_expert(chosen, experts)
-    places = x.new_empty(slots, hidden)
-    block = min(2048, triton.next_power_of_2(hidden))
-    kernels_sorted.gather[(slots,)](x, order, places, hidden, TOP_K=top_k, BLOCK=block)
-    inner = x.new_empty(slots, inter)
+    in_order = held.gate_up_scale is not None
+    width, inner_width = (_filled_up(n) if in_order else n for n in (hidden, inter))
+    places = x.new_empty(slots, width)
+    block = min(2048, triton.next_power_of_2(width))
+    kernels_sorted.gather[(slots,)](x, order, places, hidden, width, TOP_K=top_k, BLOCK=block, ORDER=in_order)
+    inner = x.new_empty(slots, inner_width)
     padded = triton.next_power_of_2(experts)
 
     tile = tiles["gate_up"]
@@ -168,14 +175,21 @@ def many(x: Tensor, held: Experts, chosen: Tensor, weights: Tensor, out: Tensor,
     right = TensorDescriptor.from_tensor(pairs, [2, tile["COLUMNS"], tile["BLOCK"]])
     grid = _programs(x.device, slots, experts, inter, tile)
     sizes = (experts, hidden, inter)
-    kernels_sorted.many_gate_up[grid](left, right, held.gate_up_scale, offsets, inner, *sizes, PADDED=padded, **tile)
+    of_inner = (inner, *sizes, inner_width)
+    kernels_sorted.many_gate_up[grid](left, right, held.gate_up_scale, offsets, *of_inner, PADDED=padded, **tile)
 
     tile = tiles["down"]
     left = TensorDescriptor.from_tensor(inner, [tile["ROWS"], tile["BLOCK"]])
     right = TensorDescriptor.from_tensor(held.down.view(-1, inter), [tile["COLUMNS"], tile["BLOCK"]])
-    grid = _programs(x.device, slots, experts, hidden, tile)  # `places` was read, and holds the result now
+    grid = _programs(x.device, slots, experts, hidden, tile)
+    places = places.view(-1)[: slots * hidden].view(slots, hidden)  # they were read, and hold the result now
     kernels_sorted.many_down[grid](left, right, held.down_scale, offsets, places, *sizes, PADDED=padded, **tile)
     return _combined(places, position, weights, out)
+
+
+def _filled_up(columns: int) -> int:
+    ordered = kernels_int8.ORDERED.value
+    return triton.cdiv(columns, ordered) * ordered
 
 
 def sorted_by_expert(chosen: Tensor, experts: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -211,9 +225,9 @@ def _stages(tile: dict, column: int, x: Tensor) -> dict:
 
 
 def _programs(device: torch.device, slots: int, experts: int, columns: int, tile: dict) -> tuple[int]:
-    """A program a multiprocessor, or fewer where there are fewer tiles."""
+    """As many programs as run at a time, eight warps a multiprocessor, or fewer where there are fewer tiles."""
     most = (triton.cdiv(slots, tile["ROWS"]) + experts) * triton.cdiv(columns, tile["COLUMNS"])
-    return (min(_multiprocessors(device), most),)
+    return (min(_multiprocessors(device) * 8 // tile["num_warps"], most),)
 
 
 @cache

@@ -40,7 +40,7 @@ def decode_step(
 ) -> tuple[Tensor, Tensor]:
     """One token: qkv (batch, 1, heads * 3 * head_dim), before the silu, and the state in fp32.
 
-    mask: (batch, 1), 0 where the row's token is a pad, which leaves the row's state as it is; or None.
+    mask: (batch, 1), 0 where the row's token is a pad, which leaves the row's state as it is and has out 0; or None.
     Returns out (batch, 1, heads * head_dim) and the new state; `state` is left as it was. dtypes as in `silu_split`.
     """
     width = state.shape[-1]
@@ -131,6 +131,7 @@ def _decode_step(
     if mask is not None:
         token = tl.load(mask + head // HEADS) != 0
         loss = tl.where(token, loss, 0.0)
+        q = tl.where(token, q, 0.0)
         k = tl.where(token, k, 0.0)
         v = tl.where(token, v, 0.0)
 
