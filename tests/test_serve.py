@@ -3,11 +3,9 @@
 import concurrent.futures
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,24 +17,22 @@ openai = pytest.importorskip("openai", reason="the extra `serve` is not installe
 httpx = pytest.importorskip("httpx", reason="the extra `serve` is not installed: pip install -e '.[serve]'")
 
 import torch  # noqa: E402
-import uvicorn  # noqa: E402
 from originals import original_config, original_weights, write_original  # noqa: E402
+from services import Service, serving, start, waits_until  # noqa: E402
 from tiny_tokenizer import VOCABULARY, write_tokenizer  # noqa: E402
 from transformers.utils.chat_parsing import ResponseParser  # noqa: E402
 
-import minimax_nb  # noqa: E402
 from minimax_nb import cli, generation, loading, prefill  # noqa: E402
 from minimax_nb.chat import Chat  # noqa: E402
 from minimax_nb.checkpoint import patch_checkpoint  # noqa: E402
 from minimax_nb.demo import demo_checkpoint  # noqa: E402
 from minimax_nb.loading import load  # noqa: E402
-from minimax_nb.serve import command, make_app  # noqa: E402
+from minimax_nb.serve import command  # noqa: E402
 from minimax_nb.serve.prompts import REPLY, ServedTokenizer, response_template  # noqa: E402
 from minimax_nb.serve.turns import Kept  # noqa: E402
 
 PAGE = Path(__file__).parents[1] / "notebooks" / "README.md"
 SECTION = PAGE.read_text(encoding="utf-8").partition("\n## Serve it\n")[2].partition("\n## ")[0]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(minimax_nb.__file__).parents[1])}
 PESTO = "How do I make pesto?"
 TURNS = ["My order number is 845921.", PESTO, "What is my order number?"]
 

@@ -30,6 +30,7 @@ from ..errors import MISTAKES
 from .ranks import PATIENCE
 
 LOOPBACK = "127.0.0.1"
+LAUNCHER = "MINIMAX_NB_LAUNCHER"  # the process id of the launcher, for its ranks
 STOPPING = 15  # seconds from Ctrl-C until ranks that have not ended are killed
 CAUSE = 5  # seconds in which the rank that failed first is seen, before one says that it has lost another
 FAILED, MISTAKEN, INTERRUPTED = 1, 2, 130  # exit codes
@@ -47,7 +48,7 @@ def launch(module: str, settings: dict, size: int, secrets: dict[str, str] | Non
     api.logger.setLevel(logging.CRITICAL)  # it would say in several lines what is one here
     with tempfile.TemporaryDirectory() as scratch, _store() as store:
         common = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": LOOPBACK, "MASTER_PORT": store.port}
-        common |= {"TORCHELASTIC_USE_AGENT_STORE": True, **_of_this_machine(size)}
+        common |= {"TORCHELASTIC_USE_AGENT_STORE": True, LAUNCHER: os.getpid(), **_of_this_machine(size)}
         each = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(size)]
         each[0] |= secrets or {}
         try:
@@ -126,7 +127,7 @@ def _of_this_machine(size: int) -> dict[str, str | int]:
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
     """Within it, what goes wrong becomes the launcher's line, and the process ends at once."""
-    threading.Thread(target=_watch_launcher, args=[os.getppid()], daemon=True).start()
+    threading.Thread(target=_watch_launcher, daemon=True).start()
     try:
         yield
     except KeyboardInterrupt:
@@ -145,7 +146,8 @@ def fail(error: Exception) -> NoReturn:
     os._exit(MISTAKEN if mistake else FAILED)
 
 
-def _watch_launcher(launcher: int) -> None:
+def _watch_launcher() -> None:
+    launcher = int(os.environ[LAUNCHER])
     while os.getppid() == launcher:
         time.sleep(1)
     os._exit(FAILED)
