@@ -29,6 +29,8 @@ from ..cache import CACHE_ARGUMENT, reserve, reserved
 from ..decode.dispatch import is_kept_plain, plainly
 
 FOREVER = timedelta(days=3650)  # a server may be idle for long
+FIRST = 1024  # bytes of a first message; what is longer comes in a second
+SIZES = 16  # bytes of it: how long the JSON is, and the numbers
 UNTOLD = {"tokenizer"}  # what `generate` hands on and no layer reads
 
 
@@ -50,27 +52,34 @@ class _Led:
 
 
 class _Channel:
-    """From rank 0 to all others: JSON and whole numbers."""
+    """From rank 0 to all others: JSON and whole numbers. What belongs to a single token is one message."""
 
     def __init__(self):
         self._group = dist.new_group(backend="gloo", timeout=FOREVER)
 
     def say(self, told: Call | None, numbers: list[Tensor]) -> None:
-        text = torch.frombuffer(bytearray(json.dumps(told).encode()), dtype=torch.uint8)
-        flat = [tensor.detach().reshape(-1).to("cpu", torch.long) for tensor in numbers]
-        sent = torch.cat([text, *(tensor.view(torch.uint8) for tensor in flat)])
-        dist.broadcast(torch.tensor([len(text), len(sent)]), 0, group=self._group)
-        dist.broadcast(sent, 0, group=self._group)
+        text = json.dumps(told).encode()
+        flat = [tensor.detach().reshape(-1).to("cpu", torch.long).view(torch.uint8) for tensor in numbers]
+        sizes = torch.tensor([len(text), sum(map(len, flat))]).view(torch.uint8)
+        sent = torch.cat([sizes, torch.frombuffer(bytearray(text), dtype=torch.uint8), *flat])
+        first = torch.zeros(FIRST, dtype=torch.uint8)
+        first[: len(sent)] = sent[:FIRST]
+        dist.broadcast(first, 0, group=self._group)
+        if len(sent) > FIRST:
+            dist.broadcast(sent[FIRST:], 0, group=self._group)
 
     def hear(self) -> tuple[Call | None, Tensor]:
         """What was told, and all numbers in a row; None at the end."""
-        sizes = torch.empty(2, dtype=torch.long)
-        dist.broadcast(sizes, 0, group=self._group)
-        text, size = sizes.tolist()
-        sent = torch.empty(size, dtype=torch.uint8)
-        dist.broadcast(sent, 0, group=self._group)
-        told = json.loads(bytes(sent[:text].tolist()))
-        return told and Call(*told), sent[text:].clone().view(torch.long)
+        heard = torch.empty(FIRST, dtype=torch.uint8)
+        dist.broadcast(heard, 0, group=self._group)
+        text, size = heard[:SIZES].view(torch.long).tolist()
+        if (more := SIZES + text + size - FIRST) > 0:
+            rest = torch.empty(more, dtype=torch.uint8)
+            dist.broadcast(rest, 0, group=self._group)
+            heard = torch.cat([heard, rest])
+        told = json.loads(heard[SIZES : SIZES + text].numpy().tobytes())
+        numbers = heard[SIZES + text :][:size].clone().view(torch.long)
+        return told and Call(*told), numbers
 
 
 class _Leader:
