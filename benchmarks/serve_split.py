@@ -53,7 +53,8 @@ def main() -> None:
         folder = patch_checkpoint(demo_checkpoint(), place / "demo")
         with started(folder, 1, place / "log1") as one:
             alone = replies(one)
-            results.found["ms_a_token"] = {"one": ms_a_token(one)}
+            results.found |= {"replies": {"one": alone}, "ms_a_token": {"one": ms_a_token(one)}}
+            results.save()
         with started(folder, RANKS, place / "log2") as split:
             together = replies(split)
             results.found["ms_a_token"]["split"] = ms_a_token(split)
@@ -63,7 +64,9 @@ def main() -> None:
             after = replies(split)
             same = {name: alone[name] == together[name] == after[name] for name in alone}
             results.found["replies"] = {"same": same, "one": alone, "split": together}
+            results.save()
             results.found["ends"] = {"a rank killed": ended(split, lambda: split.ranks[RANKS - 1].kill())}
+            results.save()
         with started(folder, RANKS, place / "log3") as split:
             results.found["ends"]["Ctrl-C"] = ended(split, lambda: split.process.send_signal(signal.SIGINT))
         results.found["complete"] = True

@@ -263,6 +263,21 @@ def test_what_is_told_of_a_call(demo_model, told):
         model.__class__ = own
 
 
+def test_what_goes_wrong_within_a_call_is_handed_over(demo_model, told):
+    """The ranks are out of step then. What cannot be told is refused before, and changes nothing."""
+    model, own, lost = demo_model[0], type(demo_model[0]), []
+    leading.lead(model, lost=lost.append)
+    try:
+        with pytest.raises(TypeError):
+            model(inputs_embeds=torch.ones(1, 3, model.config.hidden_size))
+        assert not told and not lost
+        with pytest.raises(IndexError) as error:
+            model(torch.tensor([[model.config.vocab_size]]))
+        assert lost == [error.value] and len(told) == 1
+    finally:
+        model.__class__ = own
+
+
 def test_caches_make_room_by_what_one_rank_has(demo_model, monkeypatch):
     """Where processes work together too; a piece is cut alike on all, whatever is free."""
     model = demo_model[0]

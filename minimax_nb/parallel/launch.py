@@ -96,8 +96,9 @@ def _said_of(failure: ProcessFailure, size: int) -> str:
     rank = f"rank {failure.local_rank} of {size}"
     if failure.exitcode < 0:
         return f"{rank} was ended by {failure.signal_name()}, so the others were ended too"
-    said = failure.message if isinstance(failure.message, str) else failure.message["message"]
-    said = " ".join(said.split())
+    if isinstance(failure.message, str):  # it recorded nothing, and torch says how one would
+        return f"{rank} ended with exit code {failure.exitcode}, so the others were ended too"
+    said = " ".join(failure.message["message"].split())
     if failure.exitcode == MISTAKEN:
         return said.partition(": ")[2]  # after the class of the exception
     return f"{rank} failed, so the others were ended too: {said}"
