@@ -98,6 +98,12 @@ def reserve(cache: MiniMaxCache, tokens: int) -> None:
             layer.__class__, layer.room = RoomyLayer, tokens
 
 
+def reserved(cache: MiniMaxCache) -> int:
+    """For how many tokens a row `reserve` has made room, 0 if it was not asked."""
+    made = cache.layer_class_to_replicate
+    return made.args[0] if isinstance(made, partial) and made.func is RoomyLayer else 0
+
+
 class RoomyLayer(DynamicLayer):
     """Keys and values (batch, KV heads, length, head_dim) as views of larger tensors, which new ones are written to.
 

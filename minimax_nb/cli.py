@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,20 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="MiniMax-Text
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code: 0 done, 1 check failed, 2 mistake of the user, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        with logged(), speaking("en"):
+            code = app(_without_dash(arguments), standalone_mode=False) or 0
+        return _refuse("interrupted", code) if code == 130 else code
+    except typer.TyperException as error:  # what typer says of a wrong command line
+        return _refuse(f"{(error.format_message() or 'no command given').rstrip('.')}: see minimax-nb --help")
+    except (*MISTAKES, OSError) as error:
+        return _refuse(str(error))
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[None]:
+    """Within it, what the package logs goes to stderr, a line each."""
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine())
     log = logging.getLogger("minimax_nb")
@@ -33,15 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     log.propagate = False
-    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        with speaking("en"):
-            code = app(_without_dash(arguments), standalone_mode=False) or 0
-        return _refuse("interrupted", code) if code == 130 else code
-    except typer.TyperException as error:  # what typer says of a wrong command line
-        return _refuse(f"{(error.format_message() or 'no command given').rstrip('.')}: see minimax-nb --help")
-    except (*MISTAKES, OSError) as error:
-        return _refuse(str(error))
+        yield
     finally:
         log.removeHandler(handler)
         log.setLevel(level)

@@ -18,7 +18,18 @@ from typing import NamedTuple
 
 from .errors import UsageMistake
 from .memory import available_memory
-from .packages import PIP, Line, extra_line, import_problem, package_line, package_version, pins
+from .packages import (
+    INSTALL,
+    PIP,
+    UNKNOWN,
+    Line,
+    extra_line,
+    import_problem,
+    package_line,
+    package_version,
+    pins,
+    requirement,
+)
 
 GB = 10**9
 FULL_MODEL = 912 * GB  # MiniMax-Text-01 in bf16: 456.1 B parameters, 2 bytes each
@@ -35,7 +46,7 @@ def report(folder: str | Path = ".") -> list[Line]:
     try:
         import torch  # noqa: F401
     except (ImportError, OSError) as error:  # OSError: a library of torch's own is missing
-        mend = f"{PIP} --force-reinstall torch=={pins()['torch']}"
+        mend = f"{PIP} --force-reinstall {requirement('torch')}"
         return [*lines, Line("gpu", False, f"unknown, torch does not import ({error})", mend)]
     return [
         *lines,
@@ -56,6 +67,9 @@ def _python() -> Line:
 
 def _packages() -> list[Line]:
     lines = [package_line(name, version) for name, version in pins().items()]
+    if not lines:
+        here = [Line(name, None, package_version(name) or "not installed") for name in ("torch", "transformers")]
+        return [*here, Line("packages", None, UNKNOWN, INSTALL)]
     shown = [line for line in lines if line.name in ("torch", "transformers") or not line.ok]
     rest = len(lines) - len(shown)
     return [*shown, Line("other packages", True, f"{rest} of {rest} have the tested version")]
@@ -103,7 +117,7 @@ def _no_gpu(built_for: str | None) -> Line:
     if built_for:
         return Line("gpu", False, f"torch cannot use it: the driver must know CUDA {built_for}", "nvidia-smi")
     # pip takes 2.13.0+cpu for 2.13.0, so the CPU build has to go first
-    command = f"python -m pip uninstall -y torch && {PIP} torch=={pins()['torch']}"
+    command = f"python -m pip uninstall -y torch && {PIP} {requirement('torch')}"
     return Line("gpu", False, "there is one, but this torch is built for the CPU", command)
 
 
@@ -172,7 +186,8 @@ def _flash_attention() -> Line:
     version = package_version("flash-attn")
     problem = import_problem("flash_attn") if version else ""
     if version and not problem:
-        return package_line("flash-attn", pins("flash").get("flash-attn", version))
+        tested = pins("flash").get("flash-attn")
+        return package_line("flash-attn", tested) if tested else Line("flash-attn", True, f"{version}, {UNKNOWN}")
     ok = False if problem else None  # installed and broken is worse than missing
     state = f"{version} and does not import ({problem})" if problem else "not installed"
     major = (torch.version.cuda or "").split(".")[0]
@@ -181,7 +196,7 @@ def _flash_attention() -> Line:
         return Line("flash-attn", ok, f"{state}, and nvcc of CUDA {major} is needed to build it", where)
     newest = 10 * torch.cuda.get_device_capability()[0]
     architecture = max(known for known in (80, 90, 100, 120) if known <= newest)
-    wanted = "flash-attn" + (f"=={tested}" if (tested := pins("flash").get("flash-attn")) else "")
+    wanted = requirement("flash-attn", "flash")
     again = "--force-reinstall --no-deps --no-cache-dir " if problem else ""
     settings = f"FLASH_ATTN_CUDA_ARCHS={architecture} MAX_JOBS={_jobs()}"
     build = f"{settings} {PIP} {again}{wanted} --no-build-isolation"
@@ -195,9 +210,12 @@ def _jobs() -> int:
 
 
 def _fused_lightning() -> Line:
-    ((name, tested),) = pins("fast").items()
+    name = "flash-linear-attention"
     if missing := _kernel_missing(name, "Triton"):
         return missing
+    if not (tested := pins("fast").get(name)):
+        version = package_version(name)
+        return Line(name, True if version else None, f"{version}, {UNKNOWN}" if version else "not installed")
     line = package_line(name, tested)
     return line._replace(ok=None) if line.found == "not installed" else line
 

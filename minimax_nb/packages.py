@@ -6,6 +6,8 @@ import re
 from typing import NamedTuple
 
 PIP = "python -m pip install"
+INSTALL = f"{PIP} -e ."  # in the folder of this package
+UNKNOWN = "versions not compared: minimax-nb itself is not installed, so those it was tested with are not known"
 
 
 class Line(NamedTuple):
@@ -22,7 +24,10 @@ class Line(NamedTuple):
 
 
 def pins(extra: str = "") -> dict[str, str]:
-    """The versions this package was tested with, package -> version: those of `extra`, or those always installed."""
+    """The versions this package was tested with, package -> version: those of `extra`, or those always installed.
+
+    Empty where this package is run from its folder and is not installed: nothing can be compared then.
+    """
     found = {}
     try:
         listed = importlib.metadata.requires("minimax-nb") or []
@@ -33,6 +38,12 @@ def pins(extra: str = "") -> dict[str, str]:
         if match and (match[3] or "") == extra:
             found[match[1].lower()] = match[2]
     return found
+
+
+def requirement(package: str, extra: str = "") -> str:
+    """What pip is to install: "torch==2.13.0", or the bare name where the tested version is not known."""
+    tested = pins(extra).get(package)
+    return f"{package}=={tested}" if tested else package
 
 
 def package_line(name: str, tested: str) -> Line:
@@ -65,6 +76,8 @@ def extra_line(name: str, extra: str) -> Line:
     """Whether the packages of an extra of pyproject.toml, which `name` needs, are here in the tested versions."""
     mend = f'{PIP} -e ".[{extra}]"'
     lines = [package_line(package, tested) for package, tested in pins(extra).items()]
+    if not lines:
+        return Line(name, None, UNKNOWN, mend)
     if absent := [line.name for line in lines if line.found == "not installed"]:
         return Line(name, None, f"{', '.join(absent)} not installed", mend)
     if other := [f"{line.name} {line.found}" for line in lines if not line.ok]:

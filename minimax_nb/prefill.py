@@ -119,21 +119,34 @@ def key_bytes(model: nn.Module, tokens: int) -> int:
 
 
 def is_short_of(model: nn.Module, tokens: int) -> bool:
-    """Whether the free memory is too little for `tokens` more, held twice as static decoding does, and for a piece."""
+    """Whether the free memory is too little for `tokens` more, held twice as static decoding does, and for a piece.
+
+    Ranks of a split model hold as much each, so that one of them can ask for all.
+    """
     devices = {p.device for p in model.parameters()}
     on_gpu = [device for device in devices if device.type == "cuda"]
     piece = LIMIT if on_gpu else 0  # on a CPU a piece is short
-    return _free(on_gpu) < 2 * key_bytes(model, tokens) / len(devices) + piece
+    parts = _processes() if on_gpu else 1  # on a CPU they share the memory
+    return _own_free(on_gpu) < 2 * key_bytes(model, tokens) / len(devices) / parts + piece
 
 
 def _free(gpus: list[torch.device]) -> float:
-    """Bytes that can still be had on the fullest of these GPUs, or of memory if there are none.
+    """`_own_free`, but without end where processes work together.
 
-    Without end where processes work together: each must cut the prompt alike, and they may have more or less free.
+    For each must cut the prompt alike, and they may have more or less free.
     """
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        return float("inf")
+    return float("inf") if _processes() > 1 else _own_free(gpus)
+
+
+def _own_free(gpus: list[torch.device]) -> float:
+    """Bytes that can still be had on the fullest of these GPUs, or of memory if there are none."""
     return min([_free_on_gpu(device) for device in gpus] or [available_memory()])
+
+
+def _processes() -> int:
+    """That work together."""
+    together = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_world_size() if together else 1
 
 
 def _free_on_gpu(device: torch.device) -> int:

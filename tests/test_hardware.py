@@ -55,6 +55,27 @@ def test_a_torch_that_does_not_import_is_a_line(monkeypatch):
     assert line.name == "gpu" and line.ok is False and "torch==" in line.mend
 
 
+def test_without_a_list_of_tested_versions_it_says_that_nothing_was_compared(monkeypatch):
+    """The package run from its folder. With a GPU, and with a torch that does not import, there are more such lines."""
+
+    def not_installed(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", not_installed)
+    lines = by_name()
+    for name in ("packages", "minimax-nb serve", "notebook 07", "notebook 08"):
+        assert lines[name].ok is None and "not compared" in lines[name].found and "pip install -e " in lines[name].mend
+    assert lines["torch"].found == importlib.metadata.version("torch")
+    assert lines["torch"].ok is lines["transformers"].ok is None
+    machine(monkeypatch)
+    installed(monkeypatch, flash_linear_attention=None)
+    assert by_name()["flash-linear-attention"].ok is None
+    installed(monkeypatch, flash_linear_attention="0.5.0")
+    assert "not compared" in by_name()["flash-linear-attention"].found
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert hardware.report()[-1].mend.endswith("--force-reinstall torch")
+
+
 def test_a_folder_that_does_not_exist(tmp_path):
     with pytest.raises(UsageMistake, match="nope is not a folder: give one on the disk"):
         hardware.report(tmp_path / "nope")

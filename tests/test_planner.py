@@ -5,9 +5,10 @@ import re
 import pytest
 
 from minimax_nb import plan
+from minimax_nb.errors import UsageMistake
 from minimax_nb.plan import PARTS
 from minimax_nb.widgets import planner
-from minimax_nb.widgets.explorers.planner import FILLS, WIDTH, Planner
+from minimax_nb.widgets.explorers.planner import FILLS, SPLIT, SPLITS, WHOLE, WIDTH, Planner
 
 
 @pytest.fixture
@@ -37,6 +38,32 @@ def test_the_picture_has_the_figures_of_the_plan(state):
     ):
         assert row[0].endswith(f", {layers} layers")
         assert [float(cell) for cell in row[1:]] == pytest.approx([*parts.values(), held], abs=0.05)
+
+
+def test_every_layer_split_over_the_gpus(state):
+    state.set("dtype", "int8")
+    state.set("spread", SPLIT)
+    want = plan(gpus=8, gpu_memory=80, dtype="int8", context=2**17, tp=True)
+    assert state.found == want and state.status == "fits" and "tensor parallel" in state.picture
+    (name, *cells), *others = rows(state)
+    assert name == "GPU 0, 1/8 of 80 layers" and [row[1:] for row in others] == [cells] * 7
+    assert float(cells[-1]) == pytest.approx(want.per_gpu_gb[0], abs=0.05)
+    assert "Over the GPUs: tensor parallel" in state.about()[1]
+
+
+def test_gpus_that_cannot_split_the_model_are_told_which_can(state):
+    state.set("spread", SPLIT)
+    for gpus in range(2, 17):
+        state.set("gpus", gpus)
+        if gpus in SPLITS:
+            assert state.found.tp
+            continue
+        with pytest.raises(UsageMistake):
+            plan(gpus=gpus, gpu_memory=80, context=2**17, tp=True)
+        assert state.found is None and state.status == "cannot be split"
+        assert "2, 4 or 8 GPUs" in state.text and state.text in state.picture
+    state.set("spread", WHOLE)
+    assert len(rows(state)) == 16
 
 
 def test_parts_add_up_to_what_a_plan_says():

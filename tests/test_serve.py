@@ -3,11 +3,9 @@
 import concurrent.futures
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,62 +17,24 @@ openai = pytest.importorskip("openai", reason="the extra `serve` is not installe
 httpx = pytest.importorskip("httpx", reason="the extra `serve` is not installed: pip install -e '.[serve]'")
 
 import torch  # noqa: E402
-import uvicorn  # noqa: E402
 from originals import original_config, original_weights, write_original  # noqa: E402
+from services import Service, serving, start, waits_until  # noqa: E402
 from tiny_tokenizer import VOCABULARY, write_tokenizer  # noqa: E402
 from transformers.utils.chat_parsing import ResponseParser  # noqa: E402
 
-import minimax_nb  # noqa: E402
 from minimax_nb import cli, generation, loading, prefill  # noqa: E402
 from minimax_nb.chat import Chat  # noqa: E402
 from minimax_nb.checkpoint import patch_checkpoint  # noqa: E402
 from minimax_nb.demo import demo_checkpoint  # noqa: E402
 from minimax_nb.loading import load  # noqa: E402
-from minimax_nb.serve import command, make_app  # noqa: E402
+from minimax_nb.serve import command  # noqa: E402
 from minimax_nb.serve.prompts import REPLY, ServedTokenizer, response_template  # noqa: E402
 from minimax_nb.serve.turns import Kept  # noqa: E402
 
 PAGE = Path(__file__).parents[1] / "notebooks" / "README.md"
 SECTION = PAGE.read_text(encoding="utf-8").partition("\n## Serve it\n")[2].partition("\n## ")[0]
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(minimax_nb.__file__).parents[1])}
 PESTO = "How do I make pesto?"
 TURNS = ["My order number is 845921.", PESTO, "What is my order number?"]
-
-
-class Service:
-    """A server that runs: a client of it, and what it has said on stderr."""
-
-    def __init__(self, ready: dict, log: Path | None = None, process=None):
-        self.url, self.key, self.model = ready["base_url"], ready["api_key"], ready["model"]
-        self.client = openai.OpenAI(base_url=self.url, api_key=self.key, max_retries=0, timeout=60)
-        self.log, self.process = log, process
-
-    def chat(self, *messages, **asked):
-        """A completion; strings are messages, of the user first and then in turn."""
-        messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(messages)]
-        asked = {"model": self.model, "messages": messages} | asked
-        return self.client.chat.completions.create(**asked)
-
-    def reply(self, *messages, **asked) -> str:
-        return self.chat(*messages, **asked).choices[0].message.content
-
-    def raw(self, method: str, path: str, **options) -> "httpx.Response":
-        headers = {"Authorization": f"Bearer {self.key}"}
-        return httpx.request(method, self.url.removesuffix("/v1") + path, **{"headers": headers} | options)
-
-    def said(self, wanted: str) -> str:
-        """The last line of the log, once it holds what is wanted."""
-        for _ in range(100):
-            last = self.log.read_text().splitlines()[-1]
-            if wanted in last:
-                return last
-            time.sleep(0.1)
-        raise AssertionError(f"not {wanted!r} but {last!r}")
-
-
-def start(*arguments, **options) -> subprocess.Popen:
-    command = [sys.executable, "-m", "minimax_nb.cli", "serve", *map(str, arguments)]
-    return subprocess.Popen(command, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, **options)
 
 
 @pytest.fixture(scope="module")
@@ -86,33 +46,6 @@ def server(tmp_path_factory):
             yield Service(json.loads(process.stdout.readline()), log, process)
         finally:
             process.kill()
-
-
-def waits_until(true) -> None:
-    for _ in range(500):
-        if true():
-            return
-        time.sleep(0.02)
-    raise AssertionError("ten seconds, and it did not happen")
-
-
-@contextlib.contextmanager
-def serving(model, tokenizer, **options):
-    """A server in this process."""
-    app = make_app(model, tokenizer, name="here", key="secret", **options)
-    inside = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=inside.run)
-    thread.start()
-    while not inside.started:
-        time.sleep(0.02)
-    port = inside.servers[0].sockets[0].getsockname()[1]
-    service = Service({"base_url": f"http://127.0.0.1:{port}/v1", "api_key": "secret", "model": "here"})
-    service.turns = app.turns
-    try:
-        yield service
-    finally:
-        inside.should_exit = True
-        thread.join()
 
 
 # Conversations

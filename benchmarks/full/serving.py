@@ -9,7 +9,7 @@ from torch import nn
 
 from minimax_nb.checkpoint import patch_checkpoint
 from minimax_nb.demo import demo_checkpoint
-from minimax_nb.serve.command import _bound, _server
+from minimax_nb.serve.command import _server, bound
 
 NAME, KEY = "random", "benchmark"
 PATIENCE = 60  # seconds for the server to begin
@@ -30,7 +30,7 @@ def serve(model: nn.Module, tokens: int) -> dict:
         tokenizer = AutoTokenizer.from_pretrained(patch_checkpoint(demo_checkpoint(), Path(scratch) / "demo"))
     app = make_app(model, tokenizer, name=NAME, key=KEY)
     ready = threading.Event()
-    with _bound("127.0.0.1", 0) as listener:
+    with bound("127.0.0.1", 0) as listener:
         server = _server(app, ready.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()

@@ -130,6 +130,14 @@ def plainly(model: nn.Module) -> Iterator[None]:
         state.plain -= 1
 
 
+def is_kept_plain(model: nn.Module) -> bool:
+    """Whether no call may be a step now: within `plainly`, or because a hook wants to be called."""
+    if not isinstance(model, MiniMaxForCausalLM):
+        return True
+    state = _state(model)
+    return state.plain > 0 or state.hooked()
+
+
 def problem(model: nn.Module) -> str:
     """Why this model cannot be stepped, or an empty string."""
     config, devices = model.config, {weight.device.type for weight in model.parameters()}

@@ -12,7 +12,8 @@ all-reduce for each sublayer, and then all of them hold the same hidden states, 
 same token.
 
 The pieces: ranks.py starts the processes' group and talks within it; reading.py reads a rank's part; layers.py are the
-split layers; kernels.py what they need around an all-reduce on a GPU. It computes no gradients.
+split layers; kernels.py what they need around an all-reduce on a GPU. Where one process decides what is computed, as a
+server does, leading.py lets the others follow it, and launch.py starts them all. It computes no gradients.
 """
 
 from ..lazy import names_from

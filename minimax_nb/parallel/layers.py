@@ -119,11 +119,14 @@ def is_split(model: nn.Module) -> bool:
 
 
 def agree_before_generate(model: nn.Module, inputs: Tensor | None, given: dict) -> None:
-    """Let the ranks of a split model compare their prompts and share their random numbers; nothing for another model.
+    """Let the ranks of a split model compare their prompts and share their random numbers.
 
+    Nothing for another model, or where rank 0 alone calls `generate` and the others follow (leading.py).
     inputs, given: the prompt and the keywords of `generate`. RuntimeError, on all ranks, if the prompts differ.
     """
-    if is_split(model):
+    from .leading import is_led
+
+    if is_split(model) and not is_led(model):
         prompts = [inputs, given.get("input_ids"), given.get("inputs_embeds")]
         agree(next((prompt for prompt in prompts if prompt is not None), None), model.device)
 

@@ -46,8 +46,11 @@ def begin(config: dict, device_map, lightning: str) -> Ranks:
     return ranks
 
 
-def require_parts(config: dict, size: int) -> None:
-    """UsageMistake if `size` ranks cannot take equal parts of a model with this (converted) config."""
+def require_parts(config: dict, size: int, flag: str = "torchrun --nproc-per-node") -> None:
+    """UsageMistake if `size` ranks cannot take equal parts of a model with this (converted) config.
+
+    flag: how the number of ranks is given, for the message.
+    """
     parts = {"softmax KV heads": "num_key_value_heads", "heads": "num_attention_heads"}
     parts["values inside an expert"] = "intermediate_size"
     counts = {what: config[key] for what, key in parts.items()}
@@ -56,7 +59,7 @@ def require_parts(config: dict, size: int) -> None:
         return
     what, count = next((what, count) for what, count in counts.items() if count % size)
     may = " or ".join(map(str, fits))
-    raise UsageMistake(f"{size} ranks cannot share {count} {what} equally: torchrun --nproc-per-node {may}")
+    raise UsageMistake(f"{size} ranks cannot share {count} {what} equally: {flag} {may}")
 
 
 def load_part(folder: Path, tensors: Header, config: dict, ranks: Ranks, **settings) -> nn.Module:

@@ -104,7 +104,7 @@ def lines(found: Plan, name: str) -> list[str]:
         said = [tr("{model}, {dtype}, on {gpus}", **title)]
     said += [f"  {padded(row, 16)}{factor * size:9,.1f} {unit}   {why}" for row, size, why in rows]
     held = [f"{factor * size:,.1f} {unit}" for size in found.per_gpu_gb]
-    return said + _by_gpu(list(zip(_layers(found), held, strict=True)))
+    return said + _by_gpu(list(zip(layers(found), held, strict=True)))
 
 
 def _busiest(found: Plan) -> str:
@@ -119,7 +119,8 @@ def decoding(found: Plan) -> str:
     return tr("static decoding") if found.decoding == "static" else tr("plain decoding")
 
 
-def _layers(found: Plan) -> list[str]:
+def layers(found: Plan) -> list[str]:
+    """What each GPU has of them."""
     if found.tp:
         return [tr("1/{gpus} of {layers} layers", gpus=found.gpus, layers=n) for n in found.layers_per_gpu]
     return [tr("{layers} layers", layers=n) for n in found.layers_per_gpu]

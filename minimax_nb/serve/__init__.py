@@ -8,6 +8,7 @@ all its repairs and its fast decoding. It answers one request at a time, in the 
 
 The pieces: command.py is the program; app.py the addresses, the key and the errors; handlers.py reads requests;
 prompts.py makes ids of messages and tells thinking from reply; turns.py generates, and keeps caches between turns.
+With --tp, rank.py is one of the processes that share the work; nothing of the others knows about it.
 """
 
 from ..lazy import names_from
