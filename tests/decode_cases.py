@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -19,6 +20,8 @@ import slow_head  # noqa: E402
 
 from minimax_nb.decode import torch_ops, triton_ops  # noqa: E402
 from minimax_nb.decode.buffers import Place  # noqa: E402
+from minimax_nb.lightning import kernels as lightning  # noqa: E402
+from minimax_nb.lightning.operator import lightning_attention  # noqa: E402
 from minimax_nb.parallel import kernels, layers  # noqa: E402
 
 DEVICE = torch.device("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda")
@@ -64,12 +67,24 @@ def run(rows: int, hidden: int, heads: int, grouped: int, width: int) -> None:
     )
     say(f"decay_and_read, {case}", got, want)
     say(f"decay_and_read, state, {case}", *states)
+    token_of_the_model(case, qkv, slopes, state, heads)
     part, ranks = random(rows, hidden), 4  # as the parts of a split lightning layer before and after their sum
     sent = [ways(part, out, 1e-6) for ways in (kernels.multiply, layers._multiply)]
     say(f"multiply, {case}", *sent)
     say(f"divide, {case}", *(ways(ranks * sent[1], part, ranks, 1e-6) for ways in (kernels.divide, layers._divide)))
     for room, length in PLACES:
         softmax(f"{case}, {length} of {room}", rows, heads, grouped, width, room, length)
+
+
+def token_of_the_model(case: str, qkv: Tensor, slopes: Tensor, state: Tensor, heads: int) -> None:
+    """What the model's own forward pass takes for a token, where no row, the last row or every row has a pad."""
+    q, k, v = F.silu(qkv).unflatten(-1, (heads, 3, -1)).unbind(2)
+    for pads in (0, 1, len(qkv)):
+        mask = (torch.arange(len(qkv), device=DEVICE) < len(qkv) - pads)[:, None]
+        got = lightning.decode_step(qkv[:, None], slopes, state, heads, mask)
+        want = lightning_attention(q[:, None], k[:, None], v[:, None], slopes, state, mask=mask, backend="torch")
+        for name, a, b in zip(("out", "state"), got, want, strict=True):
+            say(f"decode_step, {name}, {pads} pads, {case}", 1 + a.view(b.shape), 1 + b)  # all of it may be 0
 
 
 def softmax(case: str, rows: int, heads: int, grouped: int, width: int, room: int, length: int) -> None:

@@ -27,6 +27,7 @@ from minimax_nb.parallel import ranks  # noqa: E402
 ROW, FED = [5, 9, 2, 77, 31, 8, 64, 12, 3, 90, 41, 7], [11, 6, 55, 23, 42]
 PADDED = torch.tensor([[0, 0, 0, 0, 31, 8, 64, 12, 3, 90, 41, 7], [5, 9, 2, 77, 31, 0, 0, 12, 3, 90, 41, 7]])
 MASK = torch.tensor([[0] * 4 + [1] * 8, [1] * 5 + [0] * 2 + [1] * 5])
+LONG = ROW * 9  # of so many tokens the lightning layers' norm goes first
 QUESTIONS = ("What is your favourite condiment?", "Do you have a recipe for it?")
 
 
@@ -70,6 +71,9 @@ def numbers(folder: Path, tp: bool) -> dict:
     with counted() as calls:
         model(torch.tensor([ROW]))
     found["calls"] = dict(calls)
+    with counted() as calls:
+        found["long"] = model(torch.tensor([LONG])).logits
+    found["calls of long"] = dict(calls)
     for way in ("static", "plain"):
         with plainly(model) if way == "plain" else nullcontext():
             found[way] = decoded(model, torch.tensor([ROW]))
@@ -77,6 +81,7 @@ def numbers(folder: Path, tp: bool) -> dict:
     for dtype in ("bfloat16", "float16"):
         model, _ = load(folder / "random", tp=tp, dtype=dtype, quiet=True)
         found[dtype] = decoded(model, torch.tensor([ROW]))
+        found[f"{dtype} long"] = model(torch.tensor([LONG])).logits
         if dtype == "bfloat16":
             cache = model(torch.tensor([ROW]), use_cache=True)[CACHE_ARGUMENT]
             keys = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers if layer.is_initialized)

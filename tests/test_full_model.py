@@ -1,5 +1,6 @@
 """benchmarks/full_model.py: it measures what load() gives, keeps what it has measured, and ends in time."""
 
+import functools
 import json
 import sys
 import time
@@ -13,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from transformers import MiniMaxConfig, MiniMaxForCausalLM
 
-from benchmarks import full_model
+from benchmarks import full, full_model
 from benchmarks.full import parts
 from benchmarks.full.model import made, native
 from benchmarks.full.parts import Part, Settings, measured
@@ -52,6 +53,24 @@ def test_a_part_that_fails_ends_nothing_and_one_without_time_is_skipped(told, mo
     assert told["fails"]["status"] == "error" and "no such luck" in told["fails"]["why"]
     assert told["long"]["status"] == "skipped" and "1000 s" in told["long"]["why"]
     assert told["weights"]["status"] == "ok"
+
+
+def test_whole_layers_on_two_devices(monkeypatch):
+    """As on several GPUs: accelerate moves all that a layer holds, so nothing may still be without values."""
+    monkeypatch.setattr(full.model, "places_of", lambda config, *_: in_halves(config["num_hidden_layers"]))
+    dispatch = functools.partial(full.model.dispatch_model, main_device="cpu", force_hooks=True)
+    on_cpu = lambda model, places, **more: dispatch(model, dict.fromkeys(places, "cpu"), **more)  # noqa: E731
+    monkeypatch.setattr(full.model, "dispatch_model", on_cpu)
+    model = made(native(8, toy=True), int8=True)
+    assert model.model.layers[0].self_attn._hf_hook.execution_device == "cpu"
+    assert model(torch.arange(3, 60)[None]).logits.isfinite().all()
+
+
+def in_halves(layers: int) -> dict:
+    """Two devices by name, both of which are the CPU."""
+    first, second = "cpu", torch.device("cpu")
+    ends = {"model.embed_tokens": first, "model.rotary_emb": first, "model.norm": second, "lm_head": second}
+    return ends | {f"model.layers.{i}": first if i < layers // 2 else second for i in range(layers)}
 
 
 def test_the_model_computes_as_the_same_weights_in_transformers():

@@ -12,7 +12,7 @@ import pytest
 import tiny_tokenizer
 import torch
 from originals import original_config, original_weights, relative_error, write_original, yardstick
-from parallel_cases import FED, PADDED, ROW, everything
+from parallel_cases import FED, LONG, PADDED, ROW, everything
 
 from minimax_nb import parallel
 from minimax_nb.checkpoint import patch_checkpoint
@@ -100,9 +100,22 @@ def test_ranks_hold_the_same_to_the_bit(runs):
 @pytest.mark.parametrize("dtype, bound", [("bfloat16", 6e-2), ("float16", 8e-3)])
 def test_half_precision(runs, dtype, bound):
     """About as far from the definition as one process is: a sum has one rounding more, and one less before it."""
-    (want,) = yardstick(CONFIG, original_weights(CONFIG), [ROW + FED])
-    split, alone = (relative_error(torch.cat(found[dtype][:2], 1)[0], want) for found in (runs.rank0, runs.alone))
+    short, long = yardstick(CONFIG, original_weights(CONFIG), [ROW + FED, LONG])
+    split, alone = (relative_error(torch.cat(found[dtype][:2], 1)[0], short) for found in (runs.rank0, runs.alone))
     assert split < 1.5 * alone < bound
+    split, alone = (relative_error(found[f"{dtype} long"][0], long) for found in (runs.rank0, runs.alone))
+    assert split < 1.5 * alone < 2 * bound
+
+
+def test_of_many_tokens_the_norm_goes_first(runs):
+    """In an all-reduce of its own, one for each lightning layer."""
+    (want,) = yardstick(CONFIG, original_weights(CONFIG), [LONG])
+    lightning = CONFIG["attn_type_list"].count(0)
+    for rank in (runs.rank0, runs.rank1):
+        assert relative_error(rank["long"][0], want) < 2e-6
+        assert rank["calls of long"]["reduce"] == rank["calls"]["reduce"] + lightning
+    for name in ("long", "bfloat16 long", "float16 long"):
+        assert torch.equal(runs.rank0[name], runs.rank1[name])
 
 
 def test_int8_experts(runs):

@@ -67,6 +67,8 @@ def made(config: dict, *, int8: bool, ranks: Ranks = ALONE) -> MiniMaxForCausalL
     for layer in lightning_layers(model):
         layer.num_attention_heads = config["num_attention_heads"]  # `split` makes it the rank's
         layer.slope_rate = layer.get_slope_rate(layer.out_proj.weight.device)
+    if ranks.size == 1:
+        rebuild_decays(model)
     if len(set(places.values())) > 1:  # as Transformers does after reading
         dispatch_model(model, places, skip_keys=model._skip_keys_device_placement)
     as_loaded(model, int8, ranks)
@@ -80,8 +82,6 @@ def as_loaded(model: nn.Module, int8: bool, ranks: Ranks) -> None:
     model.set_attn_implementation(register())
     if int8:
         model.set_experts_implementation(experts.register())
-    if ranks.size == 1:
-        rebuild_decays(model)
     use_lightning(model, "fused" if GPU else "auto")
     if ranks.size > 1:
         parallel.split(model, ranks)

@@ -27,17 +27,22 @@ def largest_error(heads: int, head_dim: int, dtype: str) -> float:
 
 
 def _attention_errors(qkv: Tensor, rates: Tensor, mask: Tensor | None, head_dim: int) -> list[float]:
-    """Of out and state after all tokens but one, and after that one, decoded."""
+    """Of all tokens but one, fed in two pieces, and of that one, decoded: out and state of each."""
     from . import kernels
 
-    heads, before = len(rates), None if mask is None else mask[:, :-1]
+    heads, length = len(rates), qkv.shape[1]
     q, k, v = torch.nn.functional.silu(qkv.float()).unflatten(-1, (heads, 3, head_dim)).unbind(3)
-    got = attend(*kernels.silu_split(qkv[:, :-1], before, heads), rates, None, before, None)
-    want = lightning_attention(q[:, :-1], k[:, :-1], v[:, :-1], rates, mask=before, backend="torch")
-    last = None if mask is None else mask[:, -1:]
-    next_got = kernels.decode_step(qkv[:, -1:], rates, want[1], heads, last)
-    next_want = lightning_attention(q[:, -1:], k[:, -1:], v[:, -1:], rates, want[1], mask=last, backend="torch")
-    return [_error(*pair) for pair in zip((*got, *next_got), (*want, *next_want), strict=True)]
+    errors, state = [], None
+    for piece in (slice(0, length // 2), slice(length // 2, length - 1), slice(length - 1, length)):
+        marks = None if mask is None else mask[:, piece]
+        if piece.stop < length:
+            got = attend(*kernels.silu_split(qkv[:, piece], marks, heads), rates, state, marks, None)
+        else:
+            got = kernels.decode_step(qkv[:, piece], rates, state, heads, marks)
+        want = lightning_attention(q[:, piece], k[:, piece], v[:, piece], rates, state, mask=marks, backend="torch")
+        errors += [_error(*pair) for pair in zip(got, want, strict=True)]
+        state = want[1]
+    return errors
 
 
 def _norm_error(x: Tensor, width: int) -> float:

@@ -3,7 +3,8 @@
 The three sublayers end in a product whose inputs are split, so what a rank holds is a term of a sum: one all-reduce
 makes it whole. Lightning attention has a norm over all heads before that product. It seems to need the sum of their
 squares first, which would be a second all-reduce. But dividing by the norm and multiplying by a matrix may change
-places, so each rank multiplies what it has and the squares go along in the same all-reduce.
+places, so each rank multiplies what it has and the squares go along in the same all-reduce. Of many tokens the squares
+are the smallest part, and go first after all: then the rest is sent in the model's dtype, in half the time.
 """
 
 import torch
@@ -15,6 +16,8 @@ from ..classes import change_class
 from ..errors import UsageMistake
 from ..lightning.layer import LightningAttention
 from .ranks import Ranks, agree, join_last, require_no_gradients, sum_over_ranks
+
+MANY = 64  # tokens from which sending half as many bytes saves more than a second all-reduce takes, 11 us on two H200s
 
 
 class ParallelAttention(MiniMaxAttention):
@@ -57,12 +60,21 @@ class ParallelLightning(LightningAttention):
         number for a whole token. Dividing by the rank's own m_r at first keeps fp16 within its range.
         """
         require_no_gradients(part)
+        if part.numel() > MANY * part.shape[-1]:
+            return self._joined_in_two(part, out)
         if part.is_cuda:
             from .kernels import divide, multiply
         else:
             divide, multiply = _divide, _multiply
         ranks, eps = self.all_heads // self.num_attention_heads, self.norm.variance_epsilon
         return divide(sum_over_ranks(multiply(part, out, eps)), part, ranks, eps)
+
+    def _joined_in_two(self, part: Tensor, out: Tensor) -> Tensor:
+        """The same for many tokens: the mean squares first, then `part` as it belongs into the sum."""
+        ranks, eps = self.all_heads // self.num_attention_heads, self.norm.variance_epsilon
+        own = torch.linalg.vector_norm(out, dim=-1, keepdim=True, dtype=torch.float32).square_().div_(out.shape[-1])
+        mean = sum_over_ranks(own.clone()).div_(ranks)
+        return sum_over_ranks(part.mul_(((own + eps) / (mean + eps)).sqrt_()))  # multiplied in fp32, kept in its dtype
 
     def get_slope_rate(self, device=None) -> Tensor:
         """Of this rank's heads."""
