@@ -1,12 +1,14 @@
 """What appears on a terminal: progress of work that takes long enough to wonder, quiet, and a conversation.
 
-Progress is drawn on terminals only, and pipes and tests stay silent. A notebook sees the progress of a long prompt too.
+Progress is drawn on terminals only, and pipes and tests stay silent. A notebook sees lines too, such as that of a long prompt.
 """
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from .errors import UsageMistake
 from .language import columns, padded, tr
@@ -62,12 +64,39 @@ def token_progress(total: int) -> Iterator[Callable[[int], None]]:
             print("\r" + padded(line, written), end="", file=stream, flush=True)
             written = columns(line)
 
-    watched = stream is not None and (stream.isatty() or type(stream).__module__.startswith("ipykernel"))
     try:
-        yield show if total and watched else lambda done: None
+        yield show if total and _watched(stream) else lambda done: None
     finally:
         if written:
             print("\r" + " " * written + "\r", end="", file=stream, flush=True)
+
+
+@contextmanager
+def patience(text: str) -> Iterator[None]:
+    """Within it, `text` stands on stderr from PATIENCE on, for work that cannot say how far it is."""
+    stream, done = sys.stderr, threading.Event()
+
+    def tell() -> None:
+        if done.wait(PATIENCE):
+            return
+        print("\r" + text, end="", file=stream, flush=True)
+        done.wait()
+        print("\r" + " " * columns(text) + "\r", end="", file=stream, flush=True)
+
+    thread = threading.Thread(target=tell, daemon=True)
+    if _watched(stream):
+        thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        if thread.ident:
+            thread.join()
+
+
+def _watched(stream: TextIO | None) -> bool:
+    """Whether a person may see it: a terminal, or a notebook."""
+    return stream is not None and (stream.isatty() or type(stream).__module__.startswith("ipykernel"))
 
 
 @contextmanager

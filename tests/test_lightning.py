@@ -1,6 +1,9 @@
 """Lightning attention against its definition in float64, and in models. The fused backend is tested where a GPU is."""
 
 import copy
+import io
+import sys
+import time
 from itertools import pairwise
 
 import pytest
@@ -470,6 +473,22 @@ def test_exported_in_the_first_pass(small):
     got = program.module()(input_ids=ids, attention_mask=mask, use_cache=False).logits
     assert relative_error(got.detach(), want.double().detach()) < 1e-6
     assert relative_error(logits_of(model, ids), want[0].double().detach()) < 1e-6
+
+
+@pytest.mark.parametrize("seconds, terminal", [(0.5, True), (0.0, True), (0.5, False)])
+def test_that_kernels_are_compiled_is_said_if_it_takes_long(monkeypatch, seconds, terminal):
+    """And is gone when it is done: nothing of it stays before what load() prints."""
+    stream = io.StringIO()
+    stream.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr("minimax_nb.terminal.PATIENCE", 0.1)
+    monkeypatch.setattr("minimax_nb.lightning.proof.largest_error", lambda *_: time.sleep(seconds) or 0.0)
+    backends._fault.cache_clear()
+    assert backends._fault(backends.Sizes(4, 16, "bfloat16")) == ""
+    lines = stream.getvalue().split("\r")
+    assert any("compiles them once" in line for line in lines) == (terminal and seconds > 0)
+    assert not lines[-1] and (len(lines) == 1 or lines[-2].isspace() and len(lines[-2]) == len(lines[-3]))
+    backends._fault.cache_clear()
 
 
 def test_kernels_that_do_not_run_are_not_promised(monkeypatch):

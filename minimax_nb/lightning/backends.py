@@ -9,6 +9,7 @@ from functools import cache
 from typing import NamedTuple
 
 from ..language import mark, tr
+from ..terminal import patience
 from .fused import has_fused
 
 BACKENDS = ("auto", "fused", "torch", "stock")
@@ -52,7 +53,8 @@ def _fault(sizes: Sizes) -> str:
     from .proof import largest_error
 
     try:
-        error = largest_error(*sizes)
+        with patience(tr("trying the lightning kernels: this machine compiles them once, for about a minute")):
+            error = largest_error(*sizes)
     except Exception as problem:  # whatever a compiler or a driver raises: the model can run without them
         return f"they fail on this machine ({type(problem).__name__}: {str(problem).strip()[:200]})"
     return "" if error < 0.02 else f"they are {error:.0%} off on this machine"
