@@ -1,6 +1,6 @@
 """What appears on a terminal: progress of work that takes long enough to wonder, quiet, and a conversation.
 
-Progress is drawn on terminals only, and pipes and tests stay silent. A notebook sees lines too, such as that of a long prompt.
+Progress is drawn on terminals only, and pipes and tests stay silent. A notebook sees single lines, as of a long prompt.
 """
 
 import sys

@@ -523,7 +523,7 @@ def test_the_script_for_a_gpu_runs_small(monkeypatch, tmp_path):
     long_prompts.main(["--toy", "--json", str(tmp_path / "long.json")])
     found = json.loads((tmp_path / "long.json").read_text())
     assert found["complete"] and len(found["exact"]) == 9 and all(row["ok"] for row in found["exact"])
-    assert [row["piece"] for row in found["against"]] == [300, 256, 300]
+    assert [row["piece"] for row in found["against"]] == [300, 300, 256]
     assert all(row["error_against_one_shot"] < 1e-5 for row in found["against"])
     assert found["million"][0]["decoding"]["tokens"] == 3 and len(found["kernels"]) == 2
 
