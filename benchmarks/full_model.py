@@ -11,7 +11,8 @@ beside the plan, a decoded token at batch 1 and 8, prompts of 1k, 16k and 128k, 
 the server too. Every part is in the file as soon as it is measured. Those that no time is left for are skipped and say
 so; `--budget` is in seconds for everything.
 
-How long it may take, estimated from the figures of one hybrid period (notebooks/results) and not run:
+How long it may take, estimated from the figures of one hybrid period (notebooks/results). Of these only tensor
+parallel on 2 x H200 was run: 2 minutes, of which the first prompt of 128k 48 s (full_model_h200_x2.json).
 
     2 x H200, 40 layers    4 minutes: whole layers 2, of which the prompt of 128k 20 s; tensor parallel 2
     8 x H100, 80 layers    6 minutes: whole layers 3, of which the prompt of 128k 45 s; tensor parallel 3, of which a

@@ -10,8 +10,11 @@ import pytest
 from minimax_nb.original import PERIOD, original_config
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-FILES = ("decode_ladder_h200", "decode_h200", "decode_h200_x2", "experts_h200")
-LADDER, RUN, TWO, BLOCK = (json.loads((NOTEBOOKS / "results" / f"{name}.json").read_text()) for name in FILES)
+FILES = ("decode_ladder_h200", "decode_h200", "decode_h200_x2", "experts_h200", "decode_int8_h200")
+FILES += ("tensor_parallel_h200_x2", "full_model_h200_x2")
+LADDER, RUN, TWO, BLOCK, INT8, SPLIT, HALF = (
+    json.loads((NOTEBOOKS / "results" / f"{name}.json").read_text()) for name in FILES
+)
 BANDWIDTH = RUN["speed"][0]["read_bytes_s"]
 QUOTED = re.compile(r"\d[\d.,]*(?: to \d[\d.]*)? (?:ms\b|times the floor|tokens a second|launches\b)")
 
@@ -44,6 +47,19 @@ def decode(way: str, batch: int = 1, context: int = 1024) -> dict:
 def talk(what: str) -> dict:
     (found,) = [row for row in RUN["talk"] if (row["what"], row["way"]) == (what, "static")]
     return found
+
+
+def of_bytes(experts: str) -> float:
+    """Milliseconds of a step at batch 1, with the experts in this number format."""
+    wanted = {"what": "decode", "experts_in": experts, "batch": 1}
+    (found,) = [row for row in INT8["int8"] if wanted.items() <= row.items()]
+    return found["ms"]
+
+
+def shared(form: str) -> float:
+    """Milliseconds of a step at batch 1 on one GPU ("one") or on two ("split")."""
+    (found,) = [row for row in SPLIT["speed"][form]["rows"] if (row["what"], row.get("batch")) == ("decode", 1)]
+    return found["ms"]
 
 
 def two(gpus: int) -> float:
@@ -93,6 +109,9 @@ def figures() -> set[str]:
         f"{talk('generate, greedy')['ms_a_token'] - static['ms']:.2f} ms",
         "30 to 40 tokens a second",  # which the last test compares with the estimate
         f"{min(before):.0f} to {max(before):.0f} ms",
+        f"{of_bytes('bfloat16'):.2f} to {of_bytes('int8'):.2f} ms",
+        f"{shared('one'):.2f} to {shared('split'):.2f} ms",
+        f"{HALF['tensor_parallel']['decode_1']['tokens_s']:.0f} tokens a second",
     }
 
 
@@ -112,6 +131,9 @@ def test_captions_and_round_words(text):
     assert 5.5 < decode("today")["ms"] / decode("today")["floor_ms"] < 6  # "nearly six times the floor"
     batch = decode("static", batch=16)
     assert batch["ms"] < batch["floor_ms"] and batch["experts"] == 161
+    one, _, _, _, sixteen, *_ = BLOCK["rows"]
+    assert f"{one['minimax_nb']['ms']:.2f}" == f"{one['floor_ms']:.2f}"  # "which is its floor"
+    assert sixteen["minimax_nb"]["ms"] < sixteen["floor_ms"]  # "slightly below its floor"
     sampled, greedy = (talk(f"generate, {how}")["ms_a_token"] for how in ("sampled", "greedy"))
     assert 0.4 < sampled - greedy < 0.6  # "half a millisecond more"
     rows = {(row["got"], row["want"]): row["median"] for row in TWO["equal"]["rows"]}

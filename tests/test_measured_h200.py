@@ -1,0 +1,111 @@
+"""What two H200s gave for int8 experts and tensor parallel: pages in both languages quote the figures of the runs."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = ROOT / "notebooks"
+FILES = ("decode_int8_h200", "experts_h200", "tensor_parallel_h200_x2", "full_model_h200_x2")
+INT8, BLOCK, SPLIT, HALF = (json.loads((NOTEBOOKS / "results" / f"{name}.json").read_text()) for name in FILES)
+
+
+def row(rows: list[dict], **fields) -> dict:
+    (found,) = [each for each in rows if fields.items() <= each.items()]
+    return found
+
+
+def pages(*paths: str) -> list[str]:
+    return [(ROOT / path).read_text(encoding="utf-8") for path in paths]
+
+
+def cells(*names: str) -> list[str]:
+    """The prose of notebook 07 in both languages, of these cells."""
+    both = [nbformat.read(NOTEBOOKS / folder / "07_scaling_out.ipynb", 4).cells for folder in ("", "zh")]
+    return ["\n".join(cell.source for cell in each if cell.id in names) for each in both]
+
+
+READMES = pages("README.md", "README.zh-CN.md")
+HOURS = pages("notebooks/README.md", "notebooks/zh/README.md")
+
+
+def said(texts: list[str], *figures: str) -> None:
+    """Each text has each figure, as a whole number and not as a part of a longer one."""
+    for text in texts:
+        wrong = [each for each in figures if not re.search(rf"(?<![\d.,]){re.escape(each)}(?![\d]|[.,]\d)", text)]
+        assert not wrong, text[:80]
+
+
+def int8(experts: str, **fields) -> dict:
+    return row(INT8["int8"], experts_in=experts, **fields)
+
+
+def test_int8_experts():
+    both = [(int8("int8", **what), int8("bfloat16", **what)) for what in ({"what": "memory"}, {"what": "prefill"})]
+    (held, held_before), (prompt, prompt_before) = both
+    weights = [f"{each['weights_gb']:.1f}" for each in (held, held_before)]
+    prompts = [f"{each['ms']:.0f}" for each in (prompt, prompt_before)]
+    tokens = [f"{int8(experts, what='decode', batch=1)['ms']:.2f}" for experts in ("int8", "bfloat16")]
+    steps = [f"{int8(experts, what='decode', batch=16)['ms']:.1f}" for experts in ("int8", "bfloat16")]
+    said(READMES, *weights, *prompts, *tokens)
+    said(HOURS, *weights, *prompts, *tokens, *steps)
+    said(cells("07-46"), *tokens)
+    int8_above, bf16_above = (
+        each["ms"] / each["floor_ms"] for each in (int8(kind, what="decode", batch=1) for kind in ("int8", "bfloat16"))
+    )
+    assert int8_above > bf16_above  # "further above its floor"
+
+
+def test_one_block_of_experts():
+    one, sixteen, many = (row(BLOCK["rows"], tokens=tokens) for tokens in (1, 16, 4096))
+    ones = [f"{one[form]['ms']:.3f}" for form in ("int8", "minimax_nb")]
+    manys = [f"{many[form]['ms']:.1f}" for form in ("int8", "minimax_nb")]
+    said(HOURS, *ones, *manys, *(f"{sixteen[form]['ms']:.2f}" for form in ("int8", "minimax_nb")))
+    said(cells("07-24"), *ones, *manys)
+    assert all(0.9 < row(BLOCK["rows"], tokens=each)["int8_by_half"] < 1.11 for each in (64, 256, 1024))
+
+
+def test_tensor_parallel():
+    one, two = (SPLIT["speed"][form]["rows"] for form in ("one", "split"))
+    tokens = [f"{row(each, what='decode', batch=1)['ms']:.2f}" for each in (one, two)]
+    batches = [f"{row(each, what='decode', batch=batch)['ms']:.1f}" for each in (one, two) for batch in (4, 16)]
+    prompts = [f"{row(each, what='prefill')['ms']:.0f}" for each in (one, two)]
+    short, long = (each["ms"] / 10 for each in two if each["what"] == "10 all-reduces")
+    added = [f"{1000 * short:.0f}", f"{long:.2f}"]
+    said(READMES, *tokens, *prompts)
+    said(HOURS, *tokens, *batches, *prompts, *added)
+    said(cells("07-35"), *tokens, *batches, *prompts, *added)
+    said(cells("07-46"), *tokens)
+    assert "torch backend" in SPLIT["note"]
+
+
+@pytest.mark.parametrize("texts", [HOURS, cells("07-35")], ids=["first hour", "notebook 07"])
+def test_half_of_the_model(texts):
+    parts = HALF["tensor_parallel"]
+    one, eight = parts["decode_1"], parts["decode_8"]
+    assert HALF["layers"] * 2 == HALF["of_layers"] and HALF["dtype"] == "int8" and HALF["gpus"] == 2
+    rates = [f"{each['tokens_s']:.0f}" for each in (one, eight)]
+    said(texts, f"{one['ms']:.2f}", f"{one['floor_ms']:.2f}", *rates, f"{parts['weights']['measured_gb'][0]:.0f}")
+    said(READMES, *rates)
+
+
+def test_half_of_the_model_in_the_first_hour():
+    parts = HALF["tensor_parallel"]
+    prompts = [f"{parts[f'prefill_{size}']['ms']:.0f}" for size in ("1k", "16k")]
+    said(HOURS, *prompts, f"{parts['prefill_128k']['ms'] / 1000:.0f}", f"{parts['generate']['tokens_s']:.0f}")
+    said(cells("07-35"), f"{parts['prefill_16k']['ms'] / 1000:.2f}")
+    assert parts["prefill_128k"]["repeats"] == 0  # its steady time was not measured
+
+
+def test_the_plan_beside_the_memory_of_half_of_the_model():
+    parts = HALF["tensor_parallel"]
+    assert f"{abs(parts['weights']['percent_off']):.2f}" == "0.03"
+    off = [
+        each[kind]["percent_off"] for each in parts.values() if isinstance(each, dict) for kind in each if "of_" in kind
+    ]
+    assert len(off) == 6 and max(map(abs, off)) <= 1.1
+    said(HOURS, "0.03", "1.1")
+    said(cells("07-07"), "1.1")
