@@ -16,7 +16,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from . import kernels, kernels_int8, kernels_sorted
 
 FEW = 64  # so many tokens at most go through the kernels that read an expert once and sort nothing
-MOST = 512  # slots an expert, on average, from which tiles of 256 are fast: some experts have fewer than others
+MOST = 256  # slots an expert, on average, from which a tile of as many rows is filled
 CHUNK = 65536  # of many tokens so many at a time, which bounds the memory: 4 GB at the real width, in bf16
 
 # By the weights: for one token, for some, for many and for the most. ROWS are rows of weights in the first two and of
