@@ -38,10 +38,10 @@ endif
 lab: .venv/lab.stamp
 	$(RUN) jupyterlab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/$(FOLDER)01_installation.ipynb $(LAB_ARGS)
 
-# Two files at a time, each on one thread (tests/conftest.py); a notebook is a file, in both its languages
 # Notebook 08 trains for two minutes. In Chinese it runs the same code, as tests/test_chinese.py sees, and need not train again.
-TRAINED_ONCE = --ignore=notebooks/zh/08_finetuning.ipynb
+TRAINED_ONCE := --ignore=notebooks/zh/08_finetuning.ipynb
 
+# Two files at a time, each on one thread (tests/conftest.py); a notebook is a file, in both its languages
 test: .venv/test.stamp
 	$(RUN) ruff check
 	$(RUN) ruff format --check

@@ -33,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from transformers import MiniMaxForCausalLM  # noqa: E402
 
+from benchmarks.decoding.model import LIGHTNING  # noqa: E402
 from minimax_nb import attention, experts  # noqa: E402
 from minimax_nb.bench.measure import building_in, random_config, random_model  # noqa: E402
 from minimax_nb.bench.results import Results  # noqa: E402
@@ -166,7 +167,7 @@ def decoding(model: nn.Module, cache) -> dict:
 def prepared(model: nn.Module) -> nn.Module:
     """As load() would leave it."""
     repair_cache()
-    use_lightning(model, "fused" if DEVICE == "cuda" else "auto")  # where they fail, that is what this should say
+    use_lightning(model, LIGHTNING)
     model.set_attn_implementation(attention.register())
     if use_fused_norms(model) == "fused":
         model.set_experts_implementation(experts.register())

@@ -30,7 +30,7 @@ from transformers import MiniMaxConfig, MiniMaxForCausalLM
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.decoding.model import go, next_logits  # noqa: E402
+from benchmarks.decoding.model import GPU, LIGHTNING, go, next_logits  # noqa: E402
 from benchmarks.decoding.same import error  # noqa: E402
 from benchmarks.decoding.times import decoded, tidy, timed  # noqa: E402
 from benchmarks.full.processes import launched, stop  # noqa: E402
@@ -48,7 +48,6 @@ from minimax_nb.loading import load  # noqa: E402
 from minimax_nb.original import original_config  # noqa: E402
 from minimax_nb.parallel import Ranks  # noqa: E402
 
-GPU = torch.cuda.is_available()
 REPEATS = 10
 FAILING = ROOT / "tests" / "parallel_failing.py"
 SMALL = {"hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64, "rotary_dim": 32}
@@ -150,7 +149,7 @@ def random_part(ranks: Ranks, toy: bool, sizes: dict) -> nn.Module:
     if GPU:
         model.set_attn_implementation(register())
     repair_cache()
-    use_lightning(model, "fused" if GPU else "auto")
+    use_lightning(model, LIGHTNING)
     if ranks.size > 1:
         for layer in lightning_layers(model):
             layer.num_attention_heads = whole.num_attention_heads

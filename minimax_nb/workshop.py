@@ -23,14 +23,8 @@ from time import perf_counter, sleep
 from .hardware import Line, package_line, pins, report
 
 PROJECT = f"{Path(__file__).parents[1]}[lab,train,serve]"
-SHOWN = (
-    "python",
-    "torch",
-    "transformers",
-    "packages",
-    "memory",
-    "disk",
-)  # of the report; of the rest only what must be mended
+# Lines of the report; of the rest only what must be mended.
+SHOWN = ("python", "torch", "transformers", "packages", "memory", "disk")
 MODULES = "torch, transformers.models.minimax.modeling_minimax, minimax_nb.widgets, anywidget, matplotlib.pyplot"
 QUESTION = "What is your favourite condiment?"
 REPLY = "I am fond of fresh lemon juice. A squeeze of it wakes up almost any dish."

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from on_gpu import OnGpu
 from torch.backends import cuda
 from torch.nn.attention import SDPBackend
 from transformers.integrations import sdpa_attention
@@ -201,12 +202,6 @@ def test_cudnn_is_given_the_same_shapes_again(gpu, monkeypatch):
     gpu.clear()
     lower_right(*heads_of(31, 200)), lower_right(*heads_of(64, 64))
     assert gpu == []  # too short, and not a piece that follows others
-
-
-class OnGpu(torch.Tensor):
-    """A tensor that only says that it is on a GPU."""
-
-    is_cuda = True
 
 
 @pytest.mark.parametrize("choice", SDPBackend.__members__.values(), ids=SDPBackend.__members__)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from accelerate import dispatch_model
 from accelerate.hooks import remove_hook_from_submodules
+from on_gpu import OnGpu
 from torch import nn
 from transformers.models.minimax.modeling_minimax import MiniMaxConfig, MiniMaxExperts
 from triton_cases import TOLERANCE, problem, small_model
@@ -104,12 +105,6 @@ def test_gradients_are_those_of_transformers_default():
         model(IDS, labels=IDS).loss.backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-
-
-class OnGpu(torch.Tensor):
-    """A tensor that only says that it is on a GPU."""
-
-    is_cuda = True
 
 
 def on_a_gpu(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

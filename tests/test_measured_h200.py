@@ -1,21 +1,16 @@
 """What two H200s gave for int8 experts and tensor parallel: pages in both languages quote the figures of the runs."""
 
-import json
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from measured import results, row
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 FILES = ("decode_int8_h200", "experts_h200", "tensor_parallel_h200_x2", "full_model_h200_x2")
-INT8, BLOCK, SPLIT, HALF = (json.loads((NOTEBOOKS / "results" / f"{name}.json").read_text()) for name in FILES)
-
-
-def row(rows: list[dict], **fields) -> dict:
-    (found,) = [each for each in rows if fields.items() <= each.items()]
-    return found
+INT8, BLOCK, SPLIT, HALF = results(*FILES)
 
 
 def pages(*paths: str) -> list[str]:

@@ -1,20 +1,18 @@
 """Notebook 06's figures: each that its text quotes from a run is that of the JSON, and the pages have its estimate."""
 
-import json
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from measured import results, row
 
 from minimax_nb.original import PERIOD, original_config
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 FILES = ("decode_ladder_h200", "decode_h200", "decode_h200_x2", "experts_h200", "decode_int8_h200")
 FILES += ("tensor_parallel_h200_x2", "full_model_h200_x2")
-LADDER, RUN, TWO, BLOCK, INT8, SPLIT, HALF = (
-    json.loads((NOTEBOOKS / "results" / f"{name}.json").read_text()) for name in FILES
-)
+LADDER, RUN, TWO, BLOCK, INT8, SPLIT, HALF = results(*FILES)
 BANDWIDTH = RUN["speed"][0]["read_bytes_s"]
 QUOTED = re.compile(r"\d[\d.,]*(?: to \d[\d.]*)? (?:ms\b|times the floor|tokens a second|launches\b)")
 
@@ -39,32 +37,25 @@ def output(cells: list, number: str) -> str:
 
 
 def decode(way: str, batch: int = 1, context: int = 1024) -> dict:
-    wanted = {"what": "decode", "way": way, "batch": batch, "context": context}
-    (found,) = [row for row in RUN["speed"] if wanted.items() <= row.items()]
-    return found
+    return row(RUN["speed"], what="decode", way=way, batch=batch, context=context)
 
 
 def talk(what: str) -> dict:
-    (found,) = [row for row in RUN["talk"] if (row["what"], row["way"]) == (what, "static")]
-    return found
+    return row(RUN["talk"], what=what, way="static")
 
 
 def of_bytes(experts: str) -> float:
     """Milliseconds of a step at batch 1, with the experts in this number format."""
-    wanted = {"what": "decode", "experts_in": experts, "batch": 1}
-    (found,) = [row for row in INT8["int8"] if wanted.items() <= row.items()]
-    return found["ms"]
+    return row(INT8["int8"], what="decode", experts_in=experts, batch=1)["ms"]
 
 
 def shared(form: str) -> float:
     """Milliseconds of a step at batch 1 on one GPU ("one") or on two ("split")."""
-    (found,) = [row for row in SPLIT["speed"][form]["rows"] if (row["what"], row.get("batch")) == ("decode", 1)]
-    return found["ms"]
+    return row(SPLIT["speed"][form]["rows"], what="decode", batch=1)["ms"]
 
 
 def two(gpus: int) -> float:
-    (found,) = [row for row in TWO["devices"] if (row["gpus"], row["way"]) == (gpus, "static")]
-    return found["ms"]
+    return row(TWO["devices"], gpus=gpus, way="static")["ms"]
 
 
 def bytes_of_a_period() -> tuple[int, int, int]:
@@ -92,7 +83,7 @@ def figures() -> set[str]:
     static, far = decode("static"), decode("static", context=131072)
     one = BLOCK["rows"][0]
     parts, careful = estimate()
-    before = json.loads((NOTEBOOKS / "results" / "load_two_gpus.json").read_text())["decode_ms_a_token"].values()
+    before = results("load_two_gpus")[0]["decode_ms_a_token"].values()
     over = far["graph_ms"] - static["graph_ms"]
     return {
         f"{one['grouped_mm']['ms']:.2f} to {one['minimax_nb']['ms']:.2f} ms",

@@ -10,6 +10,7 @@ from accelerate import dispatch_model
 from torch import Tensor, nn
 from transformers import MiniMaxConfig, MiniMaxForCausalLM
 
+from benchmarks.decoding.model import GPU, LIGHTNING
 from minimax_nb import experts, parallel
 from minimax_nb.attention import register
 from minimax_nb.bench import building_in
@@ -25,7 +26,6 @@ from minimax_nb.parallel import ALONE, Ranks
 from minimax_nb.planner.capacity import Capacity
 from minimax_nb.planner.placement import settled
 
-GPU = torch.cuda.is_available()
 DTYPE = torch.bfloat16 if GPU else torch.float32
 STD = 0.02  # of a weight: initializer_range of the published config
 UNIFORM_STD = 73.3  # of integers from -127 to 127
@@ -82,7 +82,7 @@ def as_loaded(model: nn.Module, int8: bool, ranks: Ranks) -> None:
     model.set_attn_implementation(register())
     if int8:
         model.set_experts_implementation(experts.register())
-    use_lightning(model, "fused" if GPU else "auto")
+    use_lightning(model, LIGHTNING)
     if ranks.size > 1:
         parallel.split(model, ranks)
     if GPU:

@@ -72,7 +72,7 @@ class ParallelLightning(LightningAttention):
     def _joined_in_two(self, part: Tensor, out: Tensor) -> Tensor:
         """The same for many tokens: the mean squares first, then `part` as it belongs into the sum."""
         ranks, eps = self.all_heads // self.num_attention_heads, self.norm.variance_epsilon
-        own = torch.linalg.vector_norm(out, dim=-1, keepdim=True, dtype=torch.float32).square_().div_(out.shape[-1])
+        own = _mean_square(out)
         mean = sum_over_ranks(own.clone()).div_(ranks)
         return sum_over_ranks(part.mul_(((own + eps) / (mean + eps)).sqrt_()))  # multiplied in fp32, kept in its dtype
 
@@ -81,13 +81,18 @@ class ParallelLightning(LightningAttention):
         return self.slope_rate.to(device or self.slope_rate.device)
 
 
+def _mean_square(out: Tensor, into: Tensor | None = None) -> Tensor:
+    """(..., 1) in fp32, of the last dimension."""
+    norm = torch.linalg.vector_norm(out, dim=-1, keepdim=True, dtype=torch.float32)
+    return torch.mul(norm, norm / out.shape[-1], out=into)
+
+
 def _multiply(part: Tensor, out: Tensor, eps: float) -> Tensor:
     """What is sent: part * sqrt(m + eps), and after all tokens of it the m of each; fp32 (tokens * (hidden + 1),)."""
     size = part.numel()
     sent = part.new_empty(size + size // part.shape[-1], dtype=torch.float32)
     mean = sent[size:].view(*part.shape[:-1], 1)
-    norm = torch.linalg.vector_norm(out, dim=-1, keepdim=True, dtype=torch.float32)
-    torch.mul(norm, norm / out.shape[-1], out=mean)
+    _mean_square(out, mean)
     torch.mul(part, (mean + eps).sqrt_(), out=sent[:size].view(part.shape))
     return sent
 

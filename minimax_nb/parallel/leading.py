@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
 from ..cache import CACHE_ARGUMENT, reserve, reserved
+from ..classes import change_class
 from ..decode.dispatch import is_kept_plain, plainly
 
 FOREVER = timedelta(days=3650)  # a server may be idle for long
@@ -152,7 +153,7 @@ def lead(model: nn.Module, lost: Callable[[Exception], None] = lambda error: Non
     lost: called with what went wrong within a call. The ranks may be out of step then, so no call can come after it.
     """
     _leaders[model] = leader = _Leader(lost)
-    model.__class__ = type(type(model).__name__, (_Led, type(model)), {})
+    change_class(model, type(type(model).__name__, (_Led, type(model)), {}))
     return leader.end
 
 
