@@ -20,8 +20,12 @@ from unittest import mock
 
 import torch
 
-from minimax_nb.bench.results import Results
-from minimax_nb.demo import corpus
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.decoding.times import kernels  # noqa: E402
+from minimax_nb.bench.results import Results  # noqa: E402
+from minimax_nb.demo import corpus  # noqa: E402
 
 ROWS, LENGTH = 8, 512
 LORA = ["qkv_proj", "output_gate", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj"]
@@ -151,7 +155,10 @@ def on_gpu(results: Results, rounds: int, toy: bool) -> None:
         batch = {"input_ids": ids, "labels": ids}
         ways = {name: switched(model, name, batch) for name in dict.fromkeys(("stock", "torch", fast))}
         ways["no lightning attention"] = without_attention(model, batch)
-        compare(results, f"LoRA, bf16, 1 + 1 layers, 1 row of {length}", ways, length, rounds)
+        what = f"LoRA, bf16, 1 + 1 layers, 1 row of {length}"
+        compare(results, what, ways, length, rounds)
+        if device == "cuda":
+            results.add("where", {"what": what, "way": fast, "kernels_us": kernels(ways[fast], 3)})
 
 
 def main() -> None:

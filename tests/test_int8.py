@@ -197,6 +197,8 @@ def test_the_instructions_turn_every_int8_into_its_number():
                 half = struct.unpack("<H", struct.pack("<2b", *pair))[0]
                 (register,) = ptx.run(constants()[name], 1, half)
                 assert ptx.pairs(dtype)(register)[0].tolist() == pair
+            both = ptx.pairs(dtype)(*ptx.run(constants()[f"TWO_{name}"], 2, word))
+            assert torch.cat(both).tolist() == lanes
 
 
 # Folders

@@ -21,7 +21,7 @@ before the routing weight. Without scales a kernel is compiled as if they did no
 import triton
 import triton.language as tl
 
-from .kernels_int8 import as_float
+from .kernels_int8 import as_float, finished, ordered, ordered_column, ordered_place
 
 # ---- one token ---------------------------------------------------------------------------------------------
 
@@ -131,6 +131,21 @@ def _expert_of(chosen, place, SLOTS, BY_SLOT: tl.constexpr, PADDED: tl.constexpr
     return expert
 
 
+@triton.jit
+def _factor(tile, scales, dtype: tl.constexpr):
+    """A tile of weights as the first factor of a product, in `dtype`; int8 in the order of kernels_int8.py."""
+    return as_float(tile, dtype) if scales is None else as_float(ordered(tile), dtype, True)
+
+
+@triton.jit
+def in_order(x, out, HIDDEN, WIDTH, BLOCK: tl.constexpr):
+    """out (tokens, width): x (tokens, hidden) in the order of kernels_int8.py, then zeros. Grid: tokens, blocks."""
+    token, place = tl.program_id(0), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    column = ordered_column(place)
+    values = tl.load(x + token * HIDDEN + column, mask=column < HIDDEN, other=0.0)
+    tl.store(out + token * WIDTH + place, values, mask=place < WIDTH)
+
+
 @triton.jit(do_not_specialize=["TOKENS"])
 def few_gate_up(
     x,
@@ -141,6 +156,8 @@ def few_gate_up(
     TOKENS,
     HIDDEN,
     INTER,
+    WIDTH,
+    INNER_WIDTH,
     TOP_K: tl.constexpr,
     BY_SLOT: tl.constexpr,
     PADDED: tl.constexpr,
@@ -148,7 +165,10 @@ def few_gate_up(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """inner (slots, inter) = silu(gate x) * (up x). Grid: tiles of rows, slots or experts."""
+    """inner (slots, inner width) = silu(gate x) * (up x). Grid: tiles of rows, slots or experts.
+
+    x: (tokens, width). With int8 weights the columns of x, and those of `inner`, are in the order of kernels_int8.py.
+    """
     expert = _expert_of(chosen, tl.program_id(1), TOKENS * TOP_K, BY_SLOT, PADDED)
     if expert >= 0:
         token = tl.arange(0, COLUMNS)
@@ -160,22 +180,25 @@ def few_gate_up(
         for start in range(0, HIDDEN, BLOCK):
             column = start + tl.arange(0, BLOCK)
             inside = (row < INTER)[:, None] & (column < HIDDEN)[None, :]
-            here = (token < TOKENS)[None, :] & (column < HIDDEN)[:, None]
-            values = tl.load(x + token[None, :] * HIDDEN + column[:, None], mask=here, other=0.0)
+            here = (token < TOKENS)[None, :] & (column < WIDTH)[:, None]
+            values = tl.load(x + token[None, :] * WIDTH + column[:, None], mask=here, other=0.0)
             g = tl.load(gate_rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
-            gate = tl.dot(as_float(g, values.dtype), values, gate, input_precision="ieee")
+            gate = tl.dot(_factor(g, scales, values.dtype), values, gate, input_precision="ieee")
             u = tl.load(up_rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
-            up = tl.dot(as_float(u, values.dtype), values, up, input_precision="ieee")
+            up = tl.dot(_factor(u, scales, values.dtype), values, up, input_precision="ieee")
+            if scales is not None:
+                gate, up = finished(gate), finished(up)
         if scales is not None:
             gate_scales = scales + expert * 2 * INTER + row
             gate *= tl.load(gate_scales, mask=row < INTER, other=0.0)[:, None]
             up *= tl.load(gate_scales + INTER, mask=row < INTER, other=0.0)[:, None]
         result = (gate * tl.sigmoid(gate) * up).to(inner.dtype.element_ty)
+        place = row if scales is None else ordered_place(row)
         for j in tl.static_range(TOP_K):
             slot = token * TOP_K + j
             theirs = tl.load(chosen + slot, mask=token < TOKENS, other=-1).to(tl.int32)
-            mask = (theirs == expert)[None, :] & (row < INTER)[:, None]
-            tl.store(inner + slot[None, :] * INTER + row[:, None], result, mask=mask)
+            mask = (theirs == expert)[None, :] & (row < INNER_WIDTH)[:, None]
+            tl.store(inner + slot[None, :] * INNER_WIDTH + place[:, None], result, mask=mask)
 
 
 @triton.jit(do_not_specialize=["TOKENS"])
@@ -188,6 +211,7 @@ def few_down(
     TOKENS,
     HIDDEN,
     INTER,
+    INNER_WIDTH,
     TOP_K: tl.constexpr,
     BY_SLOT: tl.constexpr,
     PADDED: tl.constexpr,
@@ -209,10 +233,12 @@ def few_down(
         for start in range(0, INTER, BLOCK):
             column = start + tl.arange(0, BLOCK)
             inside = (row < HIDDEN)[:, None] & (column < INTER)[None, :]
-            here = (slot >= 0)[None, :] & (column < INTER)[:, None]
-            values = tl.load(inner + slot[None, :] * INTER + column[:, None], mask=here, other=0.0)
+            here = (slot >= 0)[None, :] & (column < INNER_WIDTH)[:, None]
+            values = tl.load(inner + slot[None, :] * INNER_WIDTH + column[:, None], mask=here, other=0.0)
             d = tl.load(rows + column[None, :], mask=inside, other=0.0, eviction_policy="evict_first")
-            total = tl.dot(as_float(d, values.dtype), values, total, input_precision="ieee")
+            total = tl.dot(_factor(d, scales, values.dtype), values, total, input_precision="ieee")
+            if scales is not None:
+                total = finished(total)
         if scales is not None:
             total *= tl.load(scales + expert * HIDDEN + row, mask=row < HIDDEN, other=0.0)[:, None]
         mask = (slot >= 0)[None, :] & (row < HIDDEN)[:, None]

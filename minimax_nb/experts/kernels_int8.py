@@ -51,9 +51,35 @@ TO_BF16 = tl.constexpr("""{
 }""")
 
 
+TWO_TO_FP16 = tl.constexpr("""{
+    .reg .b32 u, k;
+    xor.b32 u, $2, 0x80808080;
+    mov.b32 k, 0x64806480;
+    prmt.b32 $0, u, 0x64646464, 0x4140;
+    prmt.b32 $1, u, 0x64646464, 0x4342;
+    sub.f16x2 $0, $0, k;
+    sub.f16x2 $1, $1, k;
+}""")
+TWO_TO_BF16 = tl.constexpr("""{
+    .reg .b32 s, t, m;
+    mov.b32 m, 0xbf80bf80;
+    prmt.b32 $0, $2, 0x43434343, 0x4140;
+    prmt.b32 $1, $2, 0x43434343, 0x4342;
+    and.b32 s, $0, 0xff80ff80;
+    and.b32 t, $1, 0xff80ff80;
+    and.b32 $0, $0, 0xff7fff7f;
+    and.b32 $1, $1, 0xff7fff7f;
+    fma.rn.bf16x2 $0, s, m, $0;
+    fma.rn.bf16x2 $1, t, m, $1;
+}""")
+
+
 @triton.jit
-def as_float(values, dtype: tl.constexpr):
-    """Weights in `dtype`: fp32, fp16 or bf16."""
+def as_float(values, dtype: tl.constexpr, IN_ORDER: tl.constexpr = False):
+    """Weights in `dtype`: fp32, fp16 or bf16. IN_ORDER: a tile from `ordered`, of which a thread has 32 bits at once.
+
+    Other tiles come to the matrix units by 16 bits. To put two of them together first takes longer than it saves.
+    """
     if values.dtype != tl.int8:
         result = values.to(dtype)
     elif not BY_INSTRUCTIONS:
@@ -63,11 +89,28 @@ def as_float(values, dtype: tl.constexpr):
         result = tl.inline_asm_elementwise(
             TO_FP32, "=&r,=&r,=&r,=&r,r", [values], dtype=tl.float32, is_pure=True, pack=4
         )
+    elif IN_ORDER and dtype == tl.float16:
+        result = tl.inline_asm_elementwise(TWO_TO_FP16, "=&r,=&r,r", [values], dtype=tl.float16, is_pure=True, pack=4)
+    elif IN_ORDER:
+        result = tl.inline_asm_elementwise(TWO_TO_BF16, "=&r,=&r,r", [values], dtype=tl.bfloat16, is_pure=True, pack=4)
     elif dtype == tl.float16:
         result = tl.inline_asm_elementwise(TO_FP16, "=&r,h", [values], dtype=tl.float16, is_pure=True, pack=2)
     else:
         result = tl.inline_asm_elementwise(TO_BF16, "=&r,h", [values], dtype=tl.bfloat16, is_pure=True, pack=2)
     return result
+
+
+@triton.jit
+def finished(total):
+    """`total`, once the products that add up to it have ended. Stands before the next tile of weights is converted.
+
+    The matrix units read converted weights from the registers of threads that go on meanwhile. Triton 3.6 lets them
+    write the next tile there too early (triton-lang/triton issue 9433): on an H200, sums in fp16 were wrong. A use of
+    the sum makes Triton wait for the products. This one is no instruction.
+    """
+    if BY_INSTRUCTIONS:
+        total = tl.inline_asm_elementwise("", "=f,0", [total], dtype=tl.float32, is_pure=True, pack=1)
+    return total
 
 
 # The matrix units take weights from registers. Of each 64 columns of a row, four threads then hold 16 each, in pairs:
@@ -93,3 +136,10 @@ def ordered_column(place):
     """The column that belongs at a place."""
     first, within = place // ORDERED * ORDERED, place % ORDERED
     return first + within // 2 % 4 * 16 + within // 16 * 4 + within // 8 % 2 * 2 + within % 2
+
+
+@triton.jit
+def ordered_place(column):
+    """The place where a column belongs."""
+    first, within = column // ORDERED * ORDERED, column % ORDERED
+    return first + within // 4 % 4 * 16 + within // 2 % 2 * 8 + within // 16 * 2 + within % 2

@@ -13,7 +13,7 @@ of WIDTH: as many columns, filled up with zeros to a multiple of ORDERED.
 import triton
 import triton.language as tl
 
-from .kernels_int8 import as_float, ordered, ordered_column
+from .kernels_int8 import as_float, finished, ordered, ordered_column
 
 
 @triton.jit(do_not_specialize=["SLOTS"])
@@ -129,7 +129,8 @@ def many_gate_up(
             for start in range(0, HIDDEN, BLOCK):
                 x = tokens.load([place, start])
                 w = gate_up.load([expert * 2, column * COLUMNS, start]).reshape(2 * COLUMNS, BLOCK)
-                turned = tl.dot(as_float(ordered(w), x.dtype), x.T, turned, input_precision="ieee")
+                turned = tl.dot(as_float(ordered(w), x.dtype, True), x.T, turned, input_precision="ieee")
+                turned = finished(turned)
             output = column * COLUMNS + tl.arange(0, COLUMNS)
             gate_scales = scales + expert * 2 * INTER + output
             gate, up = turned.reshape(2, COLUMNS, ROWS).permute(2, 1, 0).split()
@@ -179,7 +180,8 @@ def many_down(
             for start in range(0, INTER, BLOCK):
                 values = inner.load([place, start])
                 d = down.load([expert * HIDDEN + column * COLUMNS, start])
-                turned = tl.dot(as_float(ordered(d), values.dtype), values.T, turned, input_precision="ieee")
+                turned = tl.dot(as_float(ordered(d), values.dtype, True), values.T, turned, input_precision="ieee")
+                turned = finished(turned)
             output = column * COLUMNS + tl.arange(0, COLUMNS)
             part = turned.T * tl.load(scales + expert * HIDDEN + output, mask=output < HIDDEN, other=0.0)[None, :]
         row = place + tl.arange(0, ROWS)

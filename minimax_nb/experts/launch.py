@@ -16,15 +16,13 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from . import kernels, kernels_int8, kernels_sorted
 
 FEW = 64  # so many tokens at most go through the kernels that read an expert once and sort nothing
-MOST = 256  # slots an expert, on average, from which a tile of as many rows is filled
 CHUNK = 65536  # of many tokens so many at a time, which bounds the memory: 4 GB at the real width, in bf16
 
-# By the weights: for one token, for some, for many and for the most. ROWS are rows of weights in the first two and of
-# tokens in the others, where COLUMNS are rows of weights; BLOCK is along what is summed over.
+# By the weights: for one token, for some and for many. ROWS are rows of weights in the first two and of tokens in the
+# third, where COLUMNS are rows of weights; BLOCK is along what is summed over. Four warps with int8 weights, so that a
+# multiprocessor has two programs: the weights of one become floating point while the other's products are computed.
 _HALF = {"ROWS": 128, "BLOCK": 64, "GROUP": 8, "FLATTEN": True, "num_warps": 8, "num_stages": 4}
-_INT8 = {"ROWS": 128, "BLOCK": 128, "GROUP": 8, "FLATTEN": False, "num_warps": 8, "num_stages": 3}
-_MOST = {"ROWS": 256, "BLOCK": 64, "GROUP": 8, "FLATTEN": False, "num_warps": 8, "num_stages": 4}
-_OF_HALF = {"gate_up": _HALF | {"COLUMNS": 128}, "down": _HALF | {"COLUMNS": 256}}
+_INT8 = {"ROWS": 128, "BLOCK": 64, "GROUP": 8, "FLATTEN": False, "num_warps": 4, "num_stages": 4}
 TILES = {
     "half": {
         "one": {
@@ -35,8 +33,7 @@ TILES = {
             "gate_up": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 4},
             "down": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 4},
         },
-        "many": _OF_HALF,
-        "most": _OF_HALF,
+        "many": {"gate_up": _HALF | {"COLUMNS": 128}, "down": _HALF | {"COLUMNS": 256}},
     },
     "int8": {
         "one": {
@@ -44,11 +41,10 @@ TILES = {
             "down": {"ROWS": 8, "BLOCK": 1024, "num_warps": 2},
         },
         "few": {
-            "gate_up": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 5},
-            "down": {"ROWS": 64, "BLOCK": 256, "num_warps": 4, "num_stages": 3},
+            "gate_up": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 4},
+            "down": {"ROWS": 64, "BLOCK": 128, "num_warps": 4, "num_stages": 3},
         },
-        "many": {"gate_up": _INT8 | {"COLUMNS": 128}, "down": _INT8 | {"COLUMNS": 256}},
-        "most": {"gate_up": _MOST | {"COLUMNS": 64}, "down": _MOST | {"COLUMNS": 128}},
+        "many": {"gate_up": _INT8 | {"COLUMNS": 64}, "down": _INT8 | {"COLUMNS": 128}},
     },
 }
 
@@ -137,29 +133,31 @@ def few(x: Tensor, held: Experts, chosen: Tensor, weights: Tensor, tiles: dict |
     """Some tokens, all of them in each tile; shapes as in mixture_of_experts."""
     (tokens, hidden), (experts, _, inter), top_k = x.shape, held.down.shape, chosen.shape[1]
     tiles = tiles or held.tiles("few")
-    inner = x.new_empty(tokens * top_k, inter)
+    x, width, inner_width = _in_order(x, held)
+    inner = x.new_empty(tokens * top_k, inner_width)
     parts = x.new_empty(tokens * top_k, hidden, dtype=torch.float32)
     columns = max(16, triton.next_power_of_2(tokens))  # the least that the matrix units take
     by_slot = tokens * top_k <= experts
     places = min(tokens * top_k, experts)
     shared = {"TOP_K": top_k, "BY_SLOT": by_slot, "COLUMNS": columns}
     shared["PADDED"] = triton.next_power_of_2(columns * top_k)
-    tile = shared | _fit(tiles["gate_up"], hidden)
+    tile = shared | _fit(tiles["gate_up"], width)
     tile |= _stages(tile, 2 * tile["ROWS"] * held.gate_up.itemsize + columns * x.itemsize, x)
     grid, sizes = (triton.cdiv(inter, tile["ROWS"]), places), (tokens, hidden, inter)
-    kernels.few_gate_up[grid](x, held.gate_up, held.gate_up_scale, chosen, inner, *sizes, **tile)
-    tile = shared | _fit(tiles["down"], inter)
+    of_x = (*sizes, width, inner_width)
+    kernels.few_gate_up[grid](x, held.gate_up, held.gate_up_scale, chosen, inner, *of_x, **tile)
+    tile = shared | _fit(tiles["down"], inner_width)
     tile |= _stages(tile, tile["ROWS"] * held.down.itemsize + columns * x.itemsize, x)
     grid = (triton.cdiv(hidden, tile["ROWS"]), places)
-    kernels.few_down[grid](inner, held.down, held.down_scale, chosen, parts, *sizes, **tile)
-    return _combined(parts, None, weights, torch.empty_like(x))
+    kernels.few_down[grid](inner, held.down, held.down_scale, chosen, parts, *sizes, inner_width, **tile)
+    return _combined(parts, None, weights, x.new_empty(tokens, hidden))
 
 
 def many(x: Tensor, held: Experts, chosen: Tensor, weights: Tensor, out: Tensor, tiles: dict | None = None) -> Tensor:
     """Any number of tokens, sorted by expert; shapes as in mixture_of_experts, the result in `out`."""
     (_, hidden), (experts, _, inter), top_k = x.shape, held.down.shape, chosen.shape[1]
     slots = chosen.numel()
-    tiles = tiles or held.tiles("most" if slots >= MOST * experts else "many")
+    tiles = tiles or held.tiles("many")
     order, position, offsets = sorted_by_expert(chosen, experts)
     in_order = held.gate_up_scale is not None
     width, inner_width = (_filled_up(n) if in_order else n for n in (hidden, inter))
@@ -185,6 +183,17 @@ def many(x: Tensor, held: Experts, chosen: Tensor, weights: Tensor, out: Tensor,
     places = places.view(-1)[: slots * hidden].view(slots, hidden)  # they were read, and hold the result now
     kernels_sorted.many_down[grid](left, right, held.down_scale, offsets, places, *sizes, PADDED=padded, **tile)
     return _combined(places, position, weights, out)
+
+
+def _in_order(x: Tensor, held: Experts) -> tuple[Tensor, int, int]:
+    """x as the weights want its columns, how many it has then, and how many what lies between the two products."""
+    _, hidden, inter = held.down.shape
+    if held.down_scale is None:
+        return x, hidden, inter
+    width, block = _filled_up(hidden), min(1024, triton.next_power_of_2(hidden))
+    out = x.new_empty(len(x), width)
+    kernels.in_order[len(x), triton.cdiv(width, block)](x, out, hidden, width, BLOCK=block)
+    return out, width, _filled_up(inter)
 
 
 def _filled_up(columns: int) -> int:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers.utils import is_tracing
 
-from .fused import has_fused
+from . import fused
 
 STEEPEST = 2.0  # slope: half a block of 64 tokens is then exp(64), far within fp32
 BLOCK = 64  # tokens a block of the torch backend, at most head_dim: the pairs within it cost about what its state costs
@@ -70,7 +70,7 @@ def lightning_attention(
     if cu_seqlens is not None and (state is not None or mask is not None):
         raise ValueError("packed documents (cu_seqlens) begin without a state and hold no pads: leave state and mask")
     if backend == "auto":
-        backend = "fused" if q.is_cuda and has_fused() else "torch"
+        backend = "fused" if q.is_cuda and fused.has_fused() else "torch"
     if mask is not None:
         pads = ~mask.bool()[..., None, None]
         q, k, v = (x.masked_fill(pads, 0) for x in (q, k, v))
@@ -89,10 +89,9 @@ def attend(
 ) -> tuple[Tensor, Tensor | None]:
     """As `lightning_attention`, for q, k and v that are 0 at pads already; `mask` then only holds the decay still."""
     mask = None if mask is None else mask.bool()
-    if backend == "fused":
-        from .fused import attend as fused
-
-        return fused(q, k, v, slopes, state, mask, cu_seqlens)
+    training = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, state))
+    if backend == "fused" and not (training and mask is not None and fused.gates_lack_gradients()):
+        return fused.attend(q, k, v, slopes, state, mask, cu_seqlens)
     begins = None if cu_seqlens is None else document_begins(cu_seqlens, *q.shape[:2])
     out, state = attend_blocks(q, k, v, slopes, state, mask, begins)
     return out, None if cu_seqlens is not None else state
