@@ -44,7 +44,10 @@ def main() -> int:
     if not GPUS and not chosen.toy:
         print("plan_memory.py measures GPUs and there is none: --toy runs it without measuring", file=sys.stderr)
         return 2
-    with tempfile.TemporaryDirectory(dir=chosen.place) as place, Results(chosen.json, "plan_memory.py") as results:
+    with (
+        tempfile.TemporaryDirectory(dir=chosen.place) as place,
+        Results(chosen.json, "python benchmarks/plan_memory.py") as results,
+    ):
         folder = toy_folder(Path(place)) if chosen.toy else first_hour.period_folder(Path(place))[0]
         kinds = ["bf16", "int8"] if "experts" in inspect.signature(load).parameters else ["bf16"]
         for kind in kinds:

