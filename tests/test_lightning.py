@@ -4,6 +4,7 @@ import copy
 import io
 import sys
 import time
+import types
 from itertools import pairwise
 
 import pytest
@@ -522,6 +523,42 @@ def test_the_kernels_compute_what_pytorch_does(heads, head_dim, dtype):
     from minimax_nb.lightning.proof import largest_error
 
     assert largest_error(heads, head_dim, dtype) < (3e-3 if dtype != "bfloat16" else 2e-2)
+
+
+@pytest.mark.parametrize("lacking", [True, False])
+def test_gates_go_by_pytorch_in_training_where_the_library_has_no_gradients_for_them(monkeypatch, lacking):
+    """As on Hopper with Triton 3.4 to 3.7.0. Without gates, or without gradients, the fused kernels stay."""
+    fused = lightning.fused
+    monkeypatch.setattr(fused, "attend", lambda *given: ("fused", given[5]))
+    monkeypatch.setattr(fused, "gates_lack_gradients", lambda: lacking)
+    q, k, v, rates = inputs(20, heads=4, batch=2, width=16)
+    mask = torch.arange(20, device=DEVICE) < torch.tensor([[12], [20]], device=DEVICE)
+    assert lightning_attention(q, k, v, rates, mask=mask, backend="fused")[0] == "fused"
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    assert lightning_attention(q, k, v, rates, backend="fused")[0] == "fused"
+    out = lightning_attention(q, k, v, rates, mask=mask, backend="fused")[0]
+    if not lacking:
+        assert out == "fused"
+        return
+    want = lightning_attention(q, k, v, rates, mask=mask, backend="torch")[0]
+    got, right = (torch.autograd.grad(x.square().sum(), leaves) for x in (out, want))
+    assert all(map(torch.equal, got, right))
+    with torch.no_grad():
+        assert lightning_attention(q, k, v, rates, mask=mask, backend="fused")[0] == "fused"
+
+
+@pytest.mark.parametrize("hopper, since, mended", [(1, 1, 0), (1, 1, 1), (0, 1, 0), (1, 0, 0), (1, 1, None)])
+def test_where_the_library_has_no_gradients_for_gates(monkeypatch, hopper, since, mended):
+    """By its own flags; a version that lacks the last refuses whatever the Triton is."""
+    flags = types.ModuleType("fla.utils")
+    flags.IS_NVIDIA_HOPPER, flags.TRITON_ABOVE_3_4_0 = hopper, since
+    if mended is not None:
+        flags.TRITON_ABOVE_3_7_1 = mended
+    package = types.ModuleType("fla")
+    package.utils = flags
+    monkeypatch.setitem(sys.modules, "fla", package)
+    monkeypatch.setitem(sys.modules, "fla.utils", flags)
+    assert bool(lightning.fused.gates_lack_gradients.__wrapped__()) == bool(hopper and since and not mended)
 
 
 def test_what_cannot_be_done_is_said():
