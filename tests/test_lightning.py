@@ -4,7 +4,6 @@ import copy
 import io
 import sys
 import time
-import types
 from itertools import pairwise
 
 import pytest
@@ -25,6 +24,7 @@ from minimax_nb.demo.model import demo_config, new_model
 from minimax_nb.lightning import backends, has_fused, lightning_attention, slopes, use_lightning
 from minimax_nb.lightning import layer as layer_module
 from minimax_nb.lightning import operator as lightning
+from minimax_nb.lightning.proof import gradient_error
 from minimax_nb.original import DECAY_BUFFERS, DECAY_TABLES
 
 if torch.cuda.is_available() and has_fused():
@@ -525,40 +525,66 @@ def test_the_kernels_compute_what_pytorch_does(heads, head_dim, dtype):
     assert largest_error(heads, head_dim, dtype) < (3e-3 if dtype != "bfloat16" else 2e-2)
 
 
-@pytest.mark.parametrize("lacking", [True, False])
-def test_gates_go_by_pytorch_in_training_where_the_library_has_no_gradients_for_them(monkeypatch, lacking):
-    """As on Hopper with Triton 3.4 to 3.7.0. Without gates, or without gradients, the fused kernels stay."""
-    fused = lightning.fused
-    monkeypatch.setattr(fused, "attend", lambda *given: ("fused", given[5]))
-    monkeypatch.setattr(fused, "gates_lack_gradients", lambda: lacking)
+KINDS = [backends.Kind(*kind) for kind in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_that_are_wrong_are_seen(monkeypatch, kind):
+    """Plain PyTorch in place of the fused kernels: right as it is, and with a gradient that lacks a part."""
+    given = []
+
+    def attend(q, k, v, rates, state, mask, cu_seqlens, lacks=0.0):
+        given.append((mask is not None, cu_seqlens is not None, q.shape[1] <= lightning.fused.RECURRENT))
+        k = k - lacks * (k - k.detach())
+        return lightning.attend(q, k, v, rates, state, mask, cu_seqlens, "torch")
+
+    monkeypatch.setattr("minimax_nb.lightning.proof.attend", attend)
+    assert gradient_error(2, 16, "float32", *kind, device="cpu") < 1e-6 and given == [kind]
+    monkeypatch.setattr("minimax_nb.lightning.proof.attend", lambda *rows: attend(*rows, lacks=0.2))
+    assert gradient_error(2, 16, "float32", *kind, device="cpu") == pytest.approx(0.2, rel=0.01)
+
+
+@pytest.mark.parametrize("found", [1e-3, 0.3, RuntimeError("upgrade Triton")])
+def test_rows_whose_gradients_fail_are_trained_with_plain_pytorch(monkeypatch, capsys, found):
+    """And only those: without gradients the fused kernels stay. A line says it, once."""
+
+    def proved(*sizes_and_kind):
+        asked.append(sizes_and_kind)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    asked, right = [], found == 1e-3
+    monkeypatch.setattr("minimax_nb.lightning.proof.gradient_error", proved)
+    monkeypatch.setattr(lightning.fused, "attend", lambda *given: ("fused", None))
     q, k, v, rates = inputs(20, heads=4, batch=2, width=16)
     mask = torch.arange(20, device=DEVICE) < torch.tensor([[12], [20]], device=DEVICE)
-    assert lightning_attention(q, k, v, rates, mask=mask, backend="fused")[0] == "fused"
+    backends.trains.cache_clear()
+    assert lightning_attention(q, k, v, rates, mask=mask, backend="fused")[0] == "fused" and not asked
     leaves = [x.requires_grad_() for x in (q, k, v)]
-    assert lightning_attention(q, k, v, rates, backend="fused")[0] == "fused"
-    out = lightning_attention(q, k, v, rates, mask=mask, backend="fused")[0]
-    if not lacking:
-        assert out == "fused"
-        return
-    want = lightning_attention(q, k, v, rates, mask=mask, backend="torch")[0]
-    got, right = (torch.autograd.grad(x.square().sum(), leaves) for x in (out, want))
-    assert all(map(torch.equal, got, right))
-    with torch.no_grad():
-        assert lightning_attention(q, k, v, rates, mask=mask, backend="fused")[0] == "fused"
+    for _ in range(2):
+        out = lightning_attention(q, k, v, rates, mask=mask, backend="fused")[0]
+        assert asked == [(4, 16, "float32", True, False, False)]
+        if right:
+            assert out == "fused"
+        else:
+            want = lightning_attention(q, k, v, rates, mask=mask, backend="torch")[0]
+            grads = (torch.autograd.grad(x.square().sum(), leaves) for x in (out, want))
+            assert all(map(torch.equal, *grads))
+    said = capsys.readouterr().out
+    assert said.count("\n") == (not right) and ("rows with pads" in said) == (not right)
+    assert ("30% off" in said) == (found == 0.3) and ("upgrade Triton" in said) == isinstance(found, Exception)
+    backends.trains.cache_clear()
 
 
-@pytest.mark.parametrize("hopper, since, mended", [(1, 1, 0), (1, 1, 1), (0, 1, 0), (1, 0, 0), (1, 1, None)])
-def test_where_the_library_has_no_gradients_for_gates(monkeypatch, hopper, since, mended):
-    """By its own flags; a version that lacks the last refuses whatever the Triton is."""
-    flags = types.ModuleType("fla.utils")
-    flags.IS_NVIDIA_HOPPER, flags.TRITON_ABOVE_3_4_0 = hopper, since
-    if mended is not None:
-        flags.TRITON_ABOVE_3_7_1 = mended
-    package = types.ModuleType("fla")
-    package.utils = flags
-    monkeypatch.setitem(sys.modules, "fla", package)
-    monkeypatch.setitem(sys.modules, "fla.utils", flags)
-    assert bool(lightning.fused.gates_lack_gradients.__wrapped__()) == bool(hopper and since and not mended)
+@pytest.mark.skipif(not GPU, reason="needs a CUDA GPU and flash-linear-attention")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kernels_gradients_are_those_of_pytorch_or_refused(kind, dtype):
+    try:
+        assert gradient_error(64, 128, dtype, *kind) < 0.05
+    except RuntimeError as refused:
+        assert kind.gated and "Hopper" in str(refused)
 
 
 def test_what_cannot_be_done_is_said():

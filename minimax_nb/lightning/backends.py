@@ -24,6 +24,14 @@ class Sizes(NamedTuple):
     dtype: str
 
 
+class Kind(NamedTuple):
+    """What kind of rows is trained on: each has kernels of its own."""
+
+    gated: bool  # with pads, at which the decay stands still
+    packed: bool  # with documents that begin within them
+    short: bool  # RECURRENT tokens at most
+
+
 def choose(backend: str, on_gpu: bool, sizes: Sizes | None = None) -> str:
     """The backend asked for, "auto" decided. ValueError if unknown, RuntimeError if it cannot run here."""
     if backend not in BACKENDS:
@@ -58,6 +66,27 @@ def _fault(sizes: Sizes) -> str:
     except Exception as problem:  # whatever a compiler or a driver raises: the model can run without them
         return f"they fail on this machine ({type(problem).__name__}: {str(problem).strip()[:200]})"
     return "" if error < 0.02 else f"they are {error:.0%} off on this machine"
+
+
+@cache
+def trains(sizes: Sizes, kind: Kind) -> bool:
+    """Whether the fused kernels have the gradients of plain PyTorch, tried once in a process; if not, a line says so.
+
+    On Hopper with Triton 3.4 to 3.7.0 flash-linear-attention refuses those of gated rows, which Triton compiles wrongly
+    there (its issue 640).
+    """
+    from .proof import gradient_error
+
+    try:
+        with patience(tr("trying the lightning kernels: this machine compiles them once, for about a minute")):
+            error = gradient_error(*sizes, *kind)
+        fault = "" if error < 0.05 else f"their gradients are {error:.0%} off"
+    except Exception as problem:  # as in _fault
+        fault = f"{type(problem).__name__}: {str(problem).strip()[:200]}"
+    if fault:
+        rows = "packed rows" if kind.packed else "rows with pads" if kind.gated else "whole rows"
+        print(f"{rows} are trained with plain PyTorch's lightning attention: the fused kernels fail here ({fault})")
+    return not fault
 
 
 def described(backend: str, fault: str = "") -> str:

@@ -37,20 +37,6 @@ def try_fewer_forms() -> None:
             kernel.configs = few or kernel.configs
 
 
-@cache
-def gates_lack_gradients() -> bool:
-    """Whether the library refuses gradients for rows whose decay has gates, as rows with pads have.
-
-    It does so on Hopper with Triton 3.4 to 3.7.0, which compile that kernel wrongly (flash-linear-attention issue 640).
-    """
-    from fla import utils
-
-    hopper, since, mended = (
-        getattr(utils, name, False) for name in ("IS_NVIDIA_HOPPER", "TRITON_ABOVE_3_4_0", "TRITON_ABOVE_3_7_1")
-    )
-    return hopper and since and not mended
-
-
 def attend(
     q: Tensor,
     k: Tensor,

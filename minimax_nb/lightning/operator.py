@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from transformers.utils import is_tracing
 
-from . import fused
+from . import backends, fused
 
 STEEPEST = 2.0  # slope: half a block of 64 tokens is then exp(64), far within fp32
 BLOCK = 64  # tokens a block of the torch backend, at most head_dim: the pairs within it cost about what its state costs
@@ -90,11 +90,19 @@ def attend(
     """As `lightning_attention`, for q, k and v that are 0 at pads already; `mask` then only holds the decay still."""
     mask = None if mask is None else mask.bool()
     training = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, state))
-    if backend == "fused" and not (training and mask is not None and fused.gates_lack_gradients()):
+    if backend == "fused" and (not training or _proven(q, mask, cu_seqlens)):
         return fused.attend(q, k, v, slopes, state, mask, cu_seqlens)
     begins = None if cu_seqlens is None else document_begins(cu_seqlens, *q.shape[:2])
     out, state = attend_blocks(q, k, v, slopes, state, mask, begins)
     return out, None if cu_seqlens is not None else state
+
+
+@torch.compiler.disable
+def _proven(q: Tensor, mask: Tensor | None, cu_seqlens: Tensor | None) -> bool:
+    """Whether the fused kernels have right gradients for such rows on this machine."""
+    sizes = backends.Sizes(*q.shape[2:], str(q.dtype).removeprefix("torch."))
+    kind = backends.Kind(mask is not None, cu_seqlens is not None, q.shape[1] <= fused.RECURRENT)
+    return backends.trains(sizes, kind)
 
 
 def document_begins(cu_seqlens: Tensor, batch: int, length: int) -> Tensor:

@@ -26,6 +26,34 @@ def largest_error(heads: int, head_dim: int, dtype: str) -> float:
     return max(errors)
 
 
+@torch.enable_grad()
+@torch.inference_mode(False)
+def gradient_error(
+    heads: int, head_dim: int, dtype: str, gated: bool, packed: bool, short: bool, device: str = "cuda"
+) -> float:
+    """The largest relative error of the gradients of q, k and v against plain PyTorch's, for two rows of a kind."""
+    generator = torch.Generator().manual_seed(0)
+    length = RECURRENT if short else 3 * CHUNK
+    made = torch.randn(4, 2, length, heads, head_dim, generator=generator).to(device, getattr(torch, dtype))
+    *qkv, weights = torch.nn.functional.silu(made).unbind()
+    mask = torch.ones(2, length, dtype=torch.bool, device=device)
+    mask[0, -RECURRENT // 2 :] = False
+    ends = torch.tensor([0, length // 3, length, 2 * length], device=device)
+    found = []
+    with torch.autocast(torch.device(device).type, enabled=False):
+        for function in (attend, _plainly):
+            leaves = [x.detach().requires_grad_() for x in qkv]
+            given = [x.masked_fill(~mask[..., None, None], 0) for x in leaves] if gated else leaves
+            rows = (mask if gated else None, ends if packed else None)
+            out, _ = function(*given, slopes(heads, 0, 8, device), None, *rows)
+            found.append(torch.autograd.grad((out.float() * weights.float()).sum(), leaves))
+    return max(_error(*pair) for pair in zip(*found, strict=True))
+
+
+def _plainly(q: Tensor, k: Tensor, v: Tensor, rates: Tensor, state: None, mask: Tensor | None, ends: Tensor | None):
+    return lightning_attention(q, k, v, rates, state, mask=mask, cu_seqlens=ends, backend="torch")
+
+
 def _attention_errors(qkv: Tensor, rates: Tensor, mask: Tensor | None, head_dim: int) -> list[float]:
     """Of all tokens but one, fed in two pieces, and of that one, decoded: out and state of each."""
     from . import kernels
