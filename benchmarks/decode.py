@@ -1,7 +1,7 @@
 """A decoded token: the model's own forward pass beside the static step, and the floor of the same run.
 
     python benchmarks/decode.py equal speed talk --json decode.json      # a GPU with 110 GB for `speed` and `talk`
-    python benchmarks/decode.py int8 --json int8.json                    # a GPU with 110 GB
+    python benchmarks/decode.py int8 --json int8.json                    # a GPU with 110 GB, half a minute
     python benchmarks/decode.py devices --json two.json                  # two GPUs
     python benchmarks/decode.py equal speed talk --toy                   # any machine
     python benchmarks/decode.py demo                                     # the shipped demo, on a CPU too

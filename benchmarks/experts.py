@@ -1,6 +1,6 @@
 """The experts at the real width: Transformers' grouped_mm, our kernels, the same with int8 weights; and the norms.
 
-    python benchmarks/experts.py --json FILE            # a GPU of compute capability 9.0 with 64 GB, a minute
+    python benchmarks/experts.py --json FILE            # a GPU of compute capability 9.0, 64 GB, half a minute
     python benchmarks/experts.py --sweep --json FILE    # other tiles for 1, 16, 1,024 and 4,096 tokens: 8 minutes
     python benchmarks/experts.py --toy                  # the same at toy width, on a CPU too
 

@@ -1,6 +1,6 @@
 """A long prompt in pieces: its time and its memory against one shot, and a million tokens on one GPU.
 
-    python benchmarks/long_prompts.py --json FILE       # one NVIDIA GPU with 120 GB free
+    python benchmarks/long_prompts.py --json FILE       # one NVIDIA GPU with 120 GB free: 3 minutes
     python benchmarks/long_prompts.py --parts exact,kernels,million --json FILE     # 80 GB are enough
     python benchmarks/long_prompts.py --toy             # small, on any machine; a CPU has no figures of memory
 

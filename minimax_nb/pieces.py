@@ -9,10 +9,11 @@ integrations/moe.py) and in lightning/, experts/, norms/ and attention.py here. 
 memory that was measured on an H200 (notebooks/results/flash_attention_h200.json, experts_h200.json).
 
 How long should a piece be? The experts decide. Each piece reads all of them once. At real width they are 10.9 GB a
-layer, which takes 2.4 ms at 4.47 TB/s. Computing takes 0.86 us a token at 790 TFLOP/s, so a piece below 3,000 tokens
-waits for memory. Measured, a token costs a layer's experts 1.24 us in a piece of 4,096 tokens, 1.02 us in one of
-16,384, and 1.11 us where 131,072 come at once. So a piece is as long as 4 GB allow, and shorter only where less
-memory is free.
+layer, which takes 2.4 ms at 4.49 TB/s. Computing takes 0.84 us a token at 805 TFLOP/s, so a piece below 3,000 tokens
+waits for memory. Measured, a token costs a layer's experts 1.25 us in a piece of 4,096 tokens, 1.06 us in one of
+16,384, and 1.07 us where 131,072 come at once. So a piece is as long as 4 GB allow, and shorter only where less
+memory is free. Then 131,072 tokens take 1.006 times as long as at once. In pieces of 16,384 tokens it is 1.03 times,
+and in pieces of 8,192, which cuDNN's attention does not serve, 1.2 times (long_prompts_h200.json).
 """
 
 from collections.abc import Mapping

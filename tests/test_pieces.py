@@ -88,9 +88,15 @@ def test_the_figures_that_pages_and_docstrings_say():
     assert piece_tokens(REAL, 1, 131072, 2, 20 * GB) == 27648  # README, pieces.py
     assert f"{workspace_bytes(REAL, 1, 27648, 131072, 2) / GB:.1f}" == "3.8"
     assert f"{workspace_bytes(REAL, 1, 131072, 131072, 2) / GB:.0f}" == "18"  # pieces.py, generation.py
-    rows = json.loads((RESULTS / "experts_h200.json").read_text())["rows"]
+    experts = json.loads((RESULTS / "experts_h200.json").read_text())
+    rows, rates = experts["rows"], experts["rates"]
+    assert f"{rates['read_bytes_s'] / 1e12:.2f} {rates['matrix_ops_s'] / 1e12:.0f}" == "4.49 805"
     each = {row["tokens"]: f"{1000 * row['minimax_nb']['ms'] / row['tokens']:.2f}" for row in rows}
-    assert [each[tokens] for tokens in (4096, 16384, 131072)] == ["1.24", "1.02", "1.11"]
+    assert [each[tokens] for tokens in (4096, 16384, 131072)] == ["1.25", "1.06", "1.07"]
+    against = json.loads((RESULTS / "long_prompts_h200.json").read_text())["against"]
+    longer = {row["piece"]: row["times_one_shot"] for row in against if row["tokens"] == 131072}
+    said = {27648: "1.006", 16384: "1.03", 8192: "1.2"}
+    assert {piece: f"{longer[piece]:.{len(text) - 2}f}" for piece, text in said.items()} == said
 
 
 # What pieces compute

@@ -110,8 +110,11 @@ def test_what_is_quoted_is_what_was_measured(text):
     assert set(QUOTED.findall(text)) == figures()
 
 
-def test_captions_and_round_words(text):
+def test_captions_and_round_words(text, cells):
+    (roofline,) = [" ".join(cell.source.split()) for cell in cells if cell.id == "06-13"]
     rungs = LADDER["ladder"]
+    corner = BLOCK["rates"]["matrix_ops_s"] / BLOCK["rates"]["read_bytes_s"]
+    assert f"rises to a corner at about {corner:.0f}" in roofline
     *first, last = [f"{rung['ms']:.1f}" for rung in rungs]
     assert f"{', '.join(first)} and {last}" in text
     *first, last = [str(rung["launches"]) for rung in rungs]

@@ -7,7 +7,7 @@ A layer computes h = norm(x), x = alpha * h + beta * f(h), twice. For a residual
 runs nine operations, most of them in fp32, and each reads and writes all of the data. Here it is two reads
 and one write. The sum stays in fp32 until it is normalised, and the result is rounded once, so it is nearer
 to float64 than stock's. For 131,072 tokens at the real width, on an H200, a layer's norms and residuals took
-25.2 ms in bf16 and take 3.5 (notebooks/results/experts_h200.json).
+25.1 ms in bf16 and take 3.1 (notebooks/results/experts_h200.json).
 """
 
 BACKENDS = ("auto", "fused", "stock")
