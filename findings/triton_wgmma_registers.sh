@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Triton writes a converted tile into registers that the matrix units of a Hopper GPU may still be reading.
 #
-# Versions   triton 3.6.0; Python 3.11, no GPU: the kernel is compiled for sm_90, not run. Triton 3.8.0 for comparison.
+# Versions   triton 3.6.0; Python 3.11, no GPU: the kernel is compiled for sm_90, not run. Triton 3.9.0 for comparison.
 # Behaviour  tl.dot(w.to(x.dtype), x, total) in a loop, with w in int8: the converted tile is the first factor, A, and on
 #            Hopper wgmma takes it from registers. wgmma is asynchronous. Triton pipelines it: of 4 groups in a turn of
 #            the loop, 3 may be pending at its end. The next turn begins by converting its own tile, into the same
@@ -10,17 +10,18 @@
 #            numbers in fp16, a relative error of 1.7, as soon as K was more than one tile; in bf16 it happened to be
 #            right.
 # Where      triton-lang/triton issue 9433. 3.5.1 gives the same output. 3.7.1 has 2 groups a turn, 1 of which may be
-#            pending, and still writes 8 registers too early. 3.8.0 moves the tile into other registers.
+#            pending, and still writes 8 registers too early. 3.8.0 moves the tile into other registers in PTX, but its machine
+#            code for sm_90 (cuobjdump) still writes where 3.7.1's does. That of 3.9.0 does not.
 # Instead    use the sum inside the loop, so that Triton waits there: tl.inline_asm_elementwise("", "=f,0", [total], ...)
-#            adds no instruction. Or Triton 3.8.0. And compare with float64 over several tiles of K.
+#            adds no instruction. Or Triton 3.9.0. And compare with float64 over several tiles of K.
 #
 # Seen on 2026-11-29 (bf16 gives the same lines):
 #    Triton 3.6.0, fp16, sum used after the loop: wgmma groups a turn 4, pending at its end 3, registers written too early 12
 #    Triton 3.6.0, fp16, sum used in the loop: wgmma groups a turn 1, pending at its end 0, registers written too early 0
-#    Triton 3.8.0, fp16, sum used after the loop: wgmma groups a turn 2, pending at its end 1, registers written too early 0
-#    Triton 3.8.0, fp16, sum used in the loop: wgmma groups a turn 1, pending at its end 0, registers written too early 0
+#    Triton 3.9.0, fp16, sum used after the loop: wgmma groups a turn 2, pending at its end 1, registers written too early 0
+#    Triton 3.9.0, fp16, sum used in the loop: wgmma groups a turn 1, pending at its end 0, registers written too early 0
 #
-# Exit code 0 while 3.6.0 writes too early and 3.8.0 does not, another one when that changes or the script fails.
+# Exit code 0 while 3.6.0 writes too early and 3.9.0 does not, another one when that changes or the script fails.
 set -euo pipefail
 
 work=$(mktemp -d)
@@ -29,7 +30,7 @@ python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --no-compile \
     triton==3.6.0
 python3 -m venv "$work/later"
-"$work/later/bin/pip" install --quiet --no-compile triton==3.8.0
+"$work/later/bin/pip" install --quiet --no-compile triton==3.9.0
 cd "$work"
 cat >compile.py <<'PYTHON'
 import re

@@ -104,7 +104,7 @@ def as_float(values, dtype: tl.constexpr, IN_ORDER: tl.constexpr = False):
 def finished(total):
     """`total`, once the products that add up to it have ended. Stands before the next tile of weights is converted.
 
-    The matrix units read converted weights from the registers of threads that go on meanwhile. Triton before 3.8
+    The matrix units read converted weights from the registers of threads that go on meanwhile. Triton before 3.9
     lets them write the next tile there too early (triton-lang/triton issue 9433): on an H200, sums in fp16 were wrong.
     A use of the sum makes Triton wait for the products. This one is no instruction.
     """
