@@ -55,13 +55,18 @@ def why_not_fused(on_gpu: bool, sizes: Sizes | None = None) -> str:
     return _fault(sizes) if sizes else ""
 
 
+def _said_to_compile():
+    """Within it, a line says so if it takes long."""
+    return patience(tr("trying the lightning kernels: this machine compiles them once, for about a minute"))
+
+
 @cache
 def _fault(sizes: Sizes) -> str:
     """What the kernels raise, or that they compute something else than plain PyTorch; "" if neither."""
     from .proof import largest_error
 
     try:
-        with patience(tr("trying the lightning kernels: this machine compiles them once, for about a minute")):
+        with _said_to_compile():
             error = largest_error(*sizes)
     except Exception as problem:  # whatever a compiler or a driver raises: the model can run without them
         return f"they fail on this machine ({type(problem).__name__}: {str(problem).strip()[:200]})"
@@ -78,7 +83,7 @@ def trains(sizes: Sizes, kind: Kind) -> bool:
     from .proof import gradient_error
 
     try:
-        with patience(tr("trying the lightning kernels: this machine compiles them once, for about a minute")):
+        with _said_to_compile():
             error = gradient_error(*sizes, *kind)
         fault = "" if error < 0.05 else f"their gradients are {error:.0%} off"
     except Exception as problem:  # as in _fault

@@ -1,9 +1,12 @@
 """Whether the fused kernels compute what plain PyTorch does on this machine, tried once."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from .fused import CHUNK, RECURRENT, attend
+from .operator import attend as by_backend
 from .operator import lightning_attention, slopes
 
 
@@ -41,17 +44,13 @@ def gradient_error(
     ends = torch.tensor([0, length // 3, length, 2 * length], device=device)
     found = []
     with torch.autocast(torch.device(device).type, enabled=False):
-        for function in (attend, _plainly):
+        for function in (attend, partial(by_backend, backend="torch")):
             leaves = [x.detach().requires_grad_() for x in qkv]
             given = [x.masked_fill(~mask[..., None, None], 0) for x in leaves] if gated else leaves
             rows = (mask if gated else None, ends if packed else None)
             out, _ = function(*given, slopes(heads, 0, 8, device), None, *rows)
             found.append(torch.autograd.grad((out.float() * weights.float()).sum(), leaves))
     return max(_error(*pair) for pair in zip(*found, strict=True))
-
-
-def _plainly(q: Tensor, k: Tensor, v: Tensor, rates: Tensor, state: None, mask: Tensor | None, ends: Tensor | None):
-    return lightning_attention(q, k, v, rates, state, mask=mask, cu_seqlens=ends, backend="torch")
 
 
 def _attention_errors(qkv: Tensor, rates: Tensor, mask: Tensor | None, head_dim: int) -> list[float]:
